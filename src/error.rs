@@ -1,0 +1,287 @@
+//! The one error type, in the spec's terms.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::oci::{
+    Digest, DigestError, DigestMismatch, ManifestError, MediaTypeError, NameError, Reference, ReferenceError,
+    ReferenceRole, RepositoryName, Tag, TagError,
+};
+
+/// The result of everything that can fail here.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong, to what. [`Error::code`] gives the distribution-spec's code for it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No such repository: nothing was pushed to it, or all of it was deleted.
+    #[error("repository {0} is unknown")]
+    RepositoryUnknown(RepositoryName),
+    /// The repository does not link such a blob, whether or not another does.
+    #[error("blob {digest} is unknown in repository {repository}")]
+    BlobUnknown {
+        /// Where it was looked for.
+        repository: RepositoryName,
+        /// What was looked for.
+        digest: Digest,
+    },
+    /// No such tag or manifest in the repository.
+    #[error("manifest {reference} is unknown in repository {repository}")]
+    ManifestUnknown {
+        /// Where it was looked for.
+        repository: RepositoryName,
+        /// What was looked for.
+        reference: Reference,
+    },
+    /// A manifest's references are absent; all of them are listed.
+    #[error("the manifest references {} that repository {repository} does not have", list(.missing))]
+    ReferencesMissing {
+        /// Where they were looked for.
+        repository: RepositoryName,
+        /// Each absent reference, once a digest.
+        missing: Vec<(ReferenceRole, Digest)>,
+    },
+    /// Not a manifest that can be stored.
+    #[error(transparent)]
+    ManifestInvalid(#[from] ManifestError),
+    /// Content has another digest than was declared. An upload that ends so is cancelled: its bytes are gone.
+    #[error(transparent)]
+    DigestMismatch(#[from] DigestMismatch),
+    /// No such upload session: it was committed, cancelled, has expired, or never was.
+    #[error("upload session {id} is unknown in repository {repository}")]
+    UploadUnknown {
+        /// Where it was looked for.
+        repository: RepositoryName,
+        /// The session.
+        id: Uuid,
+    },
+    /// Another writer holds the session, or has taken it over. It can be taken over from one that has been silent for a while.
+    #[error("upload session {0} is being written to by another request: wait for it, or cancel the session")]
+    UploadBusy(Uuid),
+    /// Bytes were sent for another place than the session stands at. The session is unchanged.
+    #[error("upload session {id} stands at byte {offset}, the request begins at byte {requested}")]
+    UploadOffset {
+        /// The session.
+        id: Uuid,
+        /// Where it stands: the next byte it expects.
+        offset: u64,
+        /// Where the request would go on.
+        requested: u64,
+    },
+    /// More or fewer bytes came than were declared.
+    #[error("{declared} bytes were declared, {received} came")]
+    SizeMismatch {
+        /// What was declared.
+        declared: u64,
+        /// What came.
+        received: u64,
+    },
+    /// The tag is not what the caller made its condition.
+    #[error("tag {tag} {}, so it was not set", match .found { Some(digest) => format!("points at {digest}"), None => "does not exist".to_owned() })]
+    TagCondition {
+        /// The tag.
+        tag: Tag,
+        /// What it points at.
+        found: Option<Digest>,
+    },
+    /// More tags in one push than [`crate::store::MAX_TAGS_PER_PUSH`].
+    #[error("{0} tags in one request are too many: at most {max}", max = crate::store::MAX_TAGS_PER_PUSH)]
+    TooManyTags(usize),
+    /// Not a repository name.
+    #[error(transparent)]
+    NameInvalid(#[from] NameError),
+    /// Not a tag.
+    #[error(transparent)]
+    TagInvalid(#[from] TagError),
+    /// Not a digest, or of an unsupported algorithm.
+    #[error(transparent)]
+    DigestInvalid(#[from] DigestError),
+    /// Not a media type.
+    #[error(transparent)]
+    MediaTypeInvalid(#[from] MediaTypeError),
+    /// Something else in the request is malformed; the words say what.
+    #[error("{0}")]
+    RequestInvalid(String),
+    /// Not something that this store or server does; the words say what.
+    #[error("{0}")]
+    Unsupported(String),
+    /// Too much at once.
+    #[error("too many requests: try again in {} seconds", .retry_after.as_secs().max(1))]
+    TooManyRequests {
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// No room for this on the disk. Nothing that was acknowledged is touched.
+    #[error("the disk is full: {needed} bytes are needed, {available} are free")]
+    DiskFull {
+        /// What the operation would have to write, in bytes, and what is kept in reserve.
+        needed: u64,
+        /// What the filesystem has, in bytes.
+        available: u64,
+    },
+    /// The folder has something else in it.
+    #[error("{path} holds no sledge store and is not empty ({found}): choose an empty or a new folder", path = .path.display())]
+    NotAStore {
+        /// The folder.
+        path: PathBuf,
+        /// One thing that was found there.
+        found: String,
+    },
+    /// The store is in use by a process, this one or another.
+    #[error("{} is in use by another process: one process at a time can open a store", .0.display())]
+    Locked(PathBuf),
+    /// The store was made by a version whose format this one does not know.
+    #[error("{path} has format {found}, this version of sledge reads format {supported}: use a version that fits", path = .path.display())]
+    FormatVersion {
+        /// The folder.
+        path: PathBuf,
+        /// What is written there.
+        found: String,
+        /// What this version reads.
+        supported: u32,
+    },
+    /// Bytes on disk are not what was written there. What they are the only copy of is lost; the rest is not.
+    #[error("{what} is damaged: {reason}")]
+    Damaged {
+        /// What is damaged.
+        what: String,
+        /// How it shows.
+        reason: String,
+    },
+    /// The store has stopped, or has refused writes since a failure whose extent is unknown.
+    #[error("the store takes no writes: {0}")]
+    Unavailable(String),
+    /// The system failed at something.
+    #[error("{doing}: {source}")]
+    Io {
+        /// What was being done, and to what.
+        doing: String,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// The distribution-spec's code, or `None` for what is the store's fault and not the request's.
+    #[must_use]
+    pub const fn code(&self) -> Option<ErrorCode> {
+        Some(match self {
+            Self::RepositoryUnknown(_) => ErrorCode::NameUnknown,
+            Self::BlobUnknown { .. } => ErrorCode::BlobUnknown,
+            Self::ManifestUnknown { .. } => ErrorCode::ManifestUnknown,
+            Self::ReferencesMissing { .. } => ErrorCode::ManifestBlobUnknown,
+            Self::ManifestInvalid(_)
+            | Self::TagInvalid(_)
+            | Self::MediaTypeInvalid(_)
+            | Self::TooManyTags(_) => ErrorCode::ManifestInvalid,
+            Self::DigestMismatch(_) | Self::DigestInvalid(_) => ErrorCode::DigestInvalid,
+            Self::UploadUnknown { .. } => ErrorCode::BlobUploadUnknown,
+            Self::UploadBusy(_) | Self::UploadOffset { .. } => ErrorCode::BlobUploadInvalid,
+            Self::SizeMismatch { .. } => ErrorCode::SizeInvalid,
+            Self::TagCondition { .. } => ErrorCode::Denied,
+            Self::NameInvalid(_) => ErrorCode::NameInvalid,
+            Self::RequestInvalid(_) | Self::Unsupported(_) => ErrorCode::Unsupported,
+            Self::TooManyRequests { .. } => ErrorCode::TooManyRequests,
+            Self::DiskFull { .. }
+            | Self::NotAStore { .. }
+            | Self::Locked(_)
+            | Self::FormatVersion { .. }
+            | Self::Damaged { .. }
+            | Self::Unavailable(_)
+            | Self::Io { .. } => return None,
+        })
+    }
+
+    /// For `map_err` on I/O: says what was being done when it failed.
+    pub(crate) fn io(doing: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let doing = doing.into();
+        move |source| Self::Io { doing, source }
+    }
+}
+
+impl From<ReferenceError> for Error {
+    fn from(error: ReferenceError) -> Self {
+        match error {
+            ReferenceError::Tag(error) => Self::TagInvalid(error),
+            ReferenceError::Digest(error) => Self::DigestInvalid(error),
+        }
+    }
+}
+
+/// The first few of what is missing; a manifest can lack thousands.
+fn list(missing: &[(ReferenceRole, Digest)]) -> String {
+    let mut text: Vec<String> =
+        missing.iter().take(3).map(|(role, digest)| format!("{role} ({digest})")).collect();
+    if missing.len() > 3 {
+        text.push(format!("{} more", missing.len() - 3));
+    }
+    text.join(", ")
+}
+
+/// The distribution-spec's error codes ("Error Codes").
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorCode {
+    /// code-1
+    BlobUnknown,
+    /// code-2
+    BlobUploadInvalid,
+    /// code-3
+    BlobUploadUnknown,
+    /// code-4
+    DigestInvalid,
+    /// code-5
+    ManifestBlobUnknown,
+    /// code-6
+    ManifestInvalid,
+    /// code-7
+    ManifestUnknown,
+    /// code-8
+    NameInvalid,
+    /// code-9
+    NameUnknown,
+    /// code-10
+    SizeInvalid,
+    /// code-11
+    Unauthorized,
+    /// code-12
+    Denied,
+    /// code-13
+    Unsupported,
+    /// code-14
+    TooManyRequests,
+}
+
+impl ErrorCode {
+    /// The code as it stands in an answer.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::BlobUnknown => "BLOB_UNKNOWN",
+            Self::BlobUploadInvalid => "BLOB_UPLOAD_INVALID",
+            Self::BlobUploadUnknown => "BLOB_UPLOAD_UNKNOWN",
+            Self::DigestInvalid => "DIGEST_INVALID",
+            Self::ManifestBlobUnknown => "MANIFEST_BLOB_UNKNOWN",
+            Self::ManifestInvalid => "MANIFEST_INVALID",
+            Self::ManifestUnknown => "MANIFEST_UNKNOWN",
+            Self::NameInvalid => "NAME_INVALID",
+            Self::NameUnknown => "NAME_UNKNOWN",
+            Self::SizeInvalid => "SIZE_INVALID",
+            Self::Unauthorized => "UNAUTHORIZED",
+            Self::Denied => "DENIED",
+            Self::Unsupported => "UNSUPPORTED",
+            Self::TooManyRequests => "TOOMANYREQUESTS",
+        }
+    }
+}
+
+impl fmt::Display for ErrorCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

@@ -1,0 +1,5 @@
+//! Placeholder.
+pub mod error;
+pub mod oci;
+pub mod store;
+pub use error::{Error, ErrorCode, Result};
