@@ -1,5 +1,5 @@
 //! Placeholder.
-pub mod error;
+mod error;
 pub mod oci;
 pub mod store;
 pub use error::{Error, ErrorCode, Result};

@@ -14,6 +14,7 @@ mod map;
 mod options;
 mod schema;
 mod sessions;
+mod staged;
 mod store;
 mod uploads;
 mod writer;

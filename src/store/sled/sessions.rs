@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-use super::uploads::State;
+use super::staged::State;
 use crate::error::{Error, Result};
 use crate::oci::RepositoryName;
 use crate::store::UploadStatus;

@@ -16,8 +16,8 @@ use super::manifests;
 use super::options::Options;
 use super::schema::{self, damaged};
 use super::sessions::Sessions;
-use super::uploads;
 use super::writer::{Terms, Writer};
+use super::{staged, uploads};
 use crate::error::{Error, Result};
 use crate::oci::{Descriptor, Digest, Manifest, MediaType, Reference, RepositoryName, Tag};
 use crate::store::{
@@ -91,7 +91,7 @@ impl Sled {
             location,
             folder,
             options,
-            boot: uploads::boot_id(),
+            boot: staged::boot_id(),
         });
         let writer = Writer::start(Arc::clone(&core))?;
         Ok(Self(Arc::new(Shared { writer, sessions: Sessions::new(silence), core })))

@@ -160,14 +160,12 @@ impl Thread {
             match self.next() {
                 Next::Work(job) => self.group(job),
                 Next::Sweep => self.or_reopen(Self::sweep),
-                Next::Sync => {
-                    self.or_reopen(|thread| thread.core.read(|index| thread.state.desk(index).sync()))
-                }
+                Next::Sync => self.or_reopen(Self::sync),
                 Next::Stop => break,
             }
         }
         if self.state.entered > 0 {
-            self.or_reopen(|thread| thread.core.read(|index| thread.state.desk(index).sync()));
+            self.or_reopen(Self::sync);
         }
     }
 
@@ -214,7 +212,7 @@ impl Thread {
             for job in group.iter_mut() {
                 job.work(&mut desk);
             }
-            desk.into_failure()
+            Ok(desk.into_failure())
         })?;
         match broken {
             Some(error) => Err(error),
@@ -231,7 +229,7 @@ impl Thread {
         match core.options.durability {
             Durability::Strict if durable => {
                 state.due = None;
-                core.read(|index| state.desk(index).sync())
+                self.sync()
             }
             Durability::Strict => core.read(Index::flush),
             Durability::Relaxed(within) => {
@@ -256,6 +254,11 @@ impl Thread {
                 Err(error) => job.refuse(Error::Unavailable(error.to_string())),
             }
         }
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        let Self { core, state, .. } = self;
+        core.read(|index| state.desk(index).sync())
     }
 
     fn sweep(&mut self) -> Result<()> {
