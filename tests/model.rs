@@ -8,7 +8,9 @@ use std::time::Duration;
 use sledge::oci::{Algorithm, Digest, Manifest, MediaType, Reference, RepositoryName, Tag};
 use sledge::store::memory::Memory;
 use sledge::store::sled::{Inline, Options, Sled};
-use sledge::store::{Condition, Discover, Manage, MountSource, Pull, Push, PutManifest, References, Store, UploadOptions};
+use sledge::store::{
+    Condition, Discover, Manage, MountSource, Pull, Push, PutManifest, References, Store, UploadOptions,
+};
 use sledge::{Error, Result};
 use uuid::Uuid;
 
@@ -42,24 +44,26 @@ impl World {
         let sizes = [0, 1, 4095, 4096, 4097, 16_384, 16_385, 32_769, 65_536, 200_000];
         let mut blobs = Vec::new();
         for (at, size) in sizes.into_iter().enumerate() {
-            let content: Vec<u8> = (0..size).map(|n| u8::try_from((n * 31 + at * 7) % 251).unwrap()).collect();
+            let content: Vec<u8> =
+                (0..size).map(|n| u8::try_from((n * 31 + at * 7) % 251).unwrap()).collect();
             let algorithm = if at % 3 == 0 { Algorithm::Sha512 } else { Algorithm::Sha256 };
             blobs.push((algorithm.digest(&content), content));
         }
         let mut manifests: Vec<Manifest> = Vec::new();
         for n in 0..12_usize {
-            let pointer = |(digest, content): &(Digest, Vec<u8>)| {
-                serde_json::json!({ "mediaType": "application/x", "digest": digest, "size": content.len() })
-            };
+            let pointer = |(digest, content): &(Digest, Vec<u8>)| serde_json::json!({ "mediaType": "application/x", "digest": digest, "size": content.len() });
             let child = |manifest: &Manifest| serde_json::to_value(manifest.descriptor()).unwrap();
             let mut document = match n % 3 {
                 0 | 1 => serde_json::json!({ "schemaVersion": 2, "config": pointer(&blobs[n % blobs.len()]),
                     "layers": [pointer(&blobs[(n + 3) % blobs.len()]), pointer(&blobs[(n * 5 + 1) % blobs.len()])] }),
-                _ => serde_json::json!({ "schemaVersion": 2, "manifests": [child(&manifests[n - 1]), child(&manifests[n - 2])] }),
+                _ => {
+                    serde_json::json!({ "schemaVersion": 2, "manifests": [child(&manifests[n - 1]), child(&manifests[n - 2])] })
+                }
             };
             if n > 5 {
                 document["subject"] = child(&manifests[n - 5]);
-                document["annotations"] = serde_json::json!({ "n": n.to_string(), "pad": "x".repeat(n * 3000) });
+                document["annotations"] =
+                    serde_json::json!({ "n": n.to_string(), "pad": "x".repeat(n * 3000) });
             }
             let media_type = if n % 3 == 2 { MediaType::OCI_INDEX } else { MediaType::OCI_MANIFEST };
             let bytes = document.to_string().into_bytes();
@@ -109,14 +113,17 @@ fn everything(store: &dyn Store, world: &World, page: usize) -> String {
         for (digest, content) in &world.blobs {
             let found = read(store, repository, digest).map(|(digest, found)| (digest, found == *content));
             seen += &format!("{}\n", answer(found));
-            seen += &format!("{}\n", answer(store.stat(repository, digest).map(|stat| (stat.digest, stat.size))));
+            seen +=
+                &format!("{}\n", answer(store.stat(repository, digest).map(|stat| (stat.digest, stat.size))));
         }
         let mut after: Option<Tag> = None;
         loop {
             let found = store.tags(repository, after.as_ref(), page);
             let more = found.as_ref().is_ok_and(|found| found.more);
             after = found.as_ref().ok().and_then(|found| found.items.last()).map(|tagged| tagged.tag.clone());
-            seen += &answer(found.map(|found| found.items.into_iter().map(|t| (t.tag, t.digest)).collect::<Vec<_>>()));
+            seen += &answer(
+                found.map(|found| found.items.into_iter().map(|t| (t.tag, t.digest)).collect::<Vec<_>>()),
+            );
             if !more {
                 break;
             }
@@ -125,7 +132,8 @@ fn everything(store: &dyn Store, world: &World, page: usize) -> String {
         loop {
             let found = store.manifests(repository, after.as_ref(), page);
             let more = found.as_ref().is_ok_and(|found| found.more);
-            after = found.as_ref().ok().and_then(|found| found.items.last()).map(|descriptor| descriptor.digest);
+            after =
+                found.as_ref().ok().and_then(|found| found.items.last()).map(|descriptor| descriptor.digest);
             seen += &answer(found.map(|found| found.items));
             if !more {
                 break;
@@ -137,7 +145,8 @@ fn everything(store: &dyn Store, world: &World, page: usize) -> String {
             seen += &answer(store.resolve(repository, &reference));
             let mut after = None;
             loop {
-                let found = store.referrers(repository, manifest.digest(), None, after.as_ref(), page).unwrap();
+                let found =
+                    store.referrers(repository, manifest.digest(), None, after.as_ref(), page).unwrap();
                 seen += &format!("{:?}\n", found.items);
                 if !found.more {
                     break;
@@ -153,7 +162,12 @@ fn everything(store: &dyn Store, world: &World, page: usize) -> String {
 }
 
 /// One random operation, the same on both; the answers of both.
-fn operate(dice: &mut Dice, world: &World, stores: [&dyn Store; 2], sessions: &mut Vec<Session>) -> [String; 2] {
+fn operate(
+    dice: &mut Dice,
+    world: &World,
+    stores: [&dyn Store; 2],
+    sessions: &mut Vec<Session>,
+) -> [String; 2] {
     let repository = dice.of(&world.repositories);
     let (digest, content) = dice.of(&world.blobs);
     let manifest = dice.of(&world.manifests);
@@ -183,7 +197,11 @@ fn operate(dice: &mut Dice, world: &World, stores: [&dyn Store; 2], sessions: &m
                 let mut upload = store.start_upload(repository, &UploadOptions::new()).unwrap();
                 upload.write_all(&content[..part]).unwrap();
                 let id = upload.id();
-                if part % 2 == 0 { drop(upload) } else { upload.suspend().unwrap() }
+                if part % 2 == 0 {
+                    drop(upload)
+                } else {
+                    upload.suspend().unwrap()
+                }
                 id
             });
             // Without bytes it promises nothing, and a restart forgets it.
@@ -225,7 +243,12 @@ fn operate(dice: &mut Dice, world: &World, stores: [&dyn Store; 2], sessions: &m
                 let cancelled = stores[side].cancel_upload(&session.repository, session.ids[side]);
                 let again = stores[side].cancel_upload(&session.repository, session.ids[side]);
                 let status = stores[side].upload_status(&session.repository, session.ids[side]);
-                format!("{} {} {}", answer(cancelled), answer(again), answer(status.map(|status| status.offset)))
+                format!(
+                    "{} {} {}",
+                    answer(cancelled),
+                    answer(again),
+                    answer(status.map(|status| status.offset))
+                )
             })
         }
         8..=10 => {
@@ -238,8 +261,11 @@ fn operate(dice: &mut Dice, world: &World, stores: [&dyn Store; 2], sessions: &m
         12 => {
             let from = dice.of(&world.repositories);
             let admits = |name: &RepositoryName| name == from;
-            let source = if dice.roll(2) == 0 { MountSource::Repository(from) } else { MountSource::Any(&admits) };
-            stores.map(|store| answer(store.mount(repository, digest, &source).map(|stat| (stat.digest, stat.size))))
+            let source =
+                if dice.roll(2) == 0 { MountSource::Repository(from) } else { MountSource::Any(&admits) };
+            stores.map(|store| {
+                answer(store.mount(repository, digest, &source).map(|stat| (stat.digest, stat.size)))
+            })
         }
         13 => stores.map(|store| answer(store.delete_manifest(repository, manifest.digest()))),
         14 => stores.map(|store| answer(store.delete_tag(repository, tag))),
@@ -277,7 +303,10 @@ fn run(seed: u64, inline: Inline, operations: usize) {
         if step % 25 == 0 || step + 1 == operations {
             let page = 1 + dice.roll(4);
             let (expected, found) = (everything(&memory, &world, page), everything(&sled, &world, page));
-            assert!(found == expected, "seed {seed}, {inline:?}, after step {step}:\n{found}\ninstead of\n{expected}");
+            assert!(
+                found == expected,
+                "seed {seed}, {inline:?}, after step {step}:\n{found}\ninstead of\n{expected}"
+            );
         }
     }
     // A walk in which nothing succeeds, or nothing fails, would show nothing.

@@ -6,6 +6,7 @@ use super::desk::Desk;
 use super::index::{Changes, Index};
 use super::leftovers;
 use super::schema::{self, Content, Layer, Link, Placement, Record, Repository, Timestamp, Tree};
+use super::store::Core;
 use crate::error::{Error, Result};
 use crate::oci::{Digest, RepositoryName};
 use crate::store::{BlobStat, MountSource};
@@ -74,22 +75,33 @@ impl Finished {
 
 /// Where a mounted blob comes from, if anywhere.
 pub(super) fn mount_source(
-    index: &Index,
+    core: &Core,
     digest: &Digest,
     source: &MountSource<'_>,
 ) -> Result<Option<RepositoryName>> {
-    match source {
+    let admits = match source {
         MountSource::Repository(name) => {
-            Ok(index.contains(Tree::Links, &schema::digest_within(name, digest))?.then(|| (*name).clone()))
+            let linked =
+                core.read(|index| index.contains(Tree::Links, &schema::digest_within(name, digest)))?;
+            return Ok(linked.then(|| (*name).clone()));
         }
-        MountSource::Any(admits) => {
-            for entry in index.scan(Tree::Uses, &schema::digest_key(digest), None)? {
-                let name = schema::repository_of_use(&entry?.0)?;
-                if admits(&name) {
-                    return Ok(Some(name));
-                }
-            }
-            Ok(None)
+        MountSource::Any(admits) => admits,
+    };
+    let prefix = schema::digest_key(digest);
+    let mut after: Option<RepositoryName> = None;
+    loop {
+        // The predicate is the caller's and may ask this store something: it runs with the index let go.
+        let names = core.read(|index| {
+            let after = after.as_ref().map(|name| name.as_str().as_bytes());
+            let uses = index.scan(Tree::Uses, &prefix, after)?.take(256);
+            uses.map(|entry| schema::repository_of_use(&entry?.0)).collect::<Result<Vec<_>>>()
+        })?;
+        after = names.last().cloned();
+        if let Some(admitted) = names.into_iter().find(|name| admits(name)) {
+            return Ok(Some(admitted));
+        }
+        if after.is_none() {
+            return Ok(None);
         }
     }
 }

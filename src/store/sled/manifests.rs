@@ -111,11 +111,11 @@ impl Put {
     /// Runs on the writer's thread. Whether the bytes that were brought along are the manifest's now, or it was there already.
     pub(super) fn publish(self, desk: &mut Desk<'_>) -> Result<bool> {
         let digest = *self.manifest.digest();
-        for tag in &self.tags {
-            check(desk.index(), &self.repository, tag, &self.condition)?;
-        }
         if self.references == References::MustExist {
             self.check_references(desk.index())?;
+        }
+        for tag in &self.tags {
+            check(desk.index(), &self.repository, tag, &self.condition)?;
         }
 
         let key = schema::digest_within(&self.repository, &digest);

@@ -233,7 +233,7 @@ impl Push for Sled {
         digest: &Digest,
         source: &MountSource<'_>,
     ) -> Result<BlobStat> {
-        let source = self.0.core.read(|index| layers::mount_source(index, digest, source))?;
+        let source = layers::mount_source(&self.0.core, digest, source)?;
         let unknown = Error::BlobUnknown { repository: repository.clone(), digest: *digest };
         let source = source.ok_or(unknown)?;
         let (repository, digest) = (repository.clone(), *digest);

@@ -49,11 +49,10 @@ fn push(store: &Sled, content: &[u8]) -> Result<Digest> {
 
 /// An image of just under the largest size, with that many references to layers that nobody has.
 fn large_manifest(references: usize, size: usize) -> Manifest {
-    let pointer = |n: usize| {
-        serde_json::json!({ "mediaType": "application/x", "digest": Algorithm::Sha256.digest(&n.to_le_bytes()), "size": n })
-    };
+    let pointer = |n: usize| serde_json::json!({ "mediaType": "application/x", "digest": Algorithm::Sha256.digest(&n.to_le_bytes()), "size": n });
     let layers: Vec<_> = (1..references).map(pointer).collect();
-    let mut document = serde_json::json!({ "schemaVersion": 2, "config": pointer(0), "layers": layers }).to_string();
+    let mut document =
+        serde_json::json!({ "schemaVersion": 2, "config": pointer(0), "layers": layers }).to_string();
     let room = size.checked_sub(document.len()).unwrap();
     document.insert_str(document.len() - 1, &" ".repeat(room));
     Manifest::new(MediaType::OCI_MANIFEST.parse().unwrap(), document.into_bytes())
@@ -138,7 +137,8 @@ fn deletion_leaves_nothing_behind() {
         let subject = Algorithm::Sha256.digest(b"s");
         let referrer = serde_json::json!({ "schemaVersion": 2, "manifests": [],
             "subject": { "mediaType": "a/b", "digest": subject, "size": 1 } });
-        let referrer = Manifest::new(MediaType::OCI_INDEX.parse().unwrap(), referrer.to_string().into_bytes());
+        let referrer =
+            Manifest::new(MediaType::OCI_INDEX.parse().unwrap(), referrer.to_string().into_bytes());
         for manifest in [&manifest, &referrer] {
             let put = PutManifest::new().references(References::MayBeAbsent);
             store.put_manifest(&repository(), manifest, &put).unwrap();
@@ -202,12 +202,17 @@ fn a_deletion_that_was_cut_short_is_finished_by_the_next_opening() {
         desk.apply(&changes)
     };
     store.0.writer.run(Terms { durable: true, ..Terms::default() }, cut).unwrap();
-    assert!(store.tags(&repository(), None, 100).unwrap().items.is_empty(), "tags without a manifest are not shown");
+    assert!(
+        store.tags(&repository(), None, 100).unwrap().items.is_empty(),
+        "tags without a manifest are not shown"
+    );
     drop(store);
 
     let store = open(folder.path(), Inline::Everything);
     // Before anything else: a manifest that is pushed again must not get its old tags back.
-    store.put_manifest(&repository(), &manifest, &PutManifest::new().references(References::MayBeAbsent)).unwrap();
+    store
+        .put_manifest(&repository(), &manifest, &PutManifest::new().references(References::MayBeAbsent))
+        .unwrap();
     assert!(store.tags(&repository(), None, 100).unwrap().items.is_empty());
     drop(store);
     let store = open(folder.path(), Inline::Everything);
@@ -296,7 +301,8 @@ fn the_index_is_opened_again_in_place() -> Result<()> {
 fn a_failed_piece_of_work_does_not_take_others_with_it() {
     let folder = folder();
     let store = open(folder.path(), Inline::default());
-    let failed: Result<()> = store.0.writer.run(Terms::default(), |_| Err(Error::RequestInvalid("no".to_owned())));
+    let failed: Result<()> =
+        store.0.writer.run(Terms::default(), |_| Err(Error::RequestInvalid("no".to_owned())));
     assert!(matches!(failed, Err(Error::RequestInvalid(_))));
     // A change that no window could hold is refused before it enters.
     let too_large = |desk: &mut super::desk::Desk<'_>| {
