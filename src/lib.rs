@@ -2,4 +2,6 @@
 pub mod error;
 pub mod oci;
 pub mod store;
+#[cfg(feature = "server")]
+pub mod wire;
 pub use error::{Error, ErrorCode, Result};
