@@ -1,6 +1,8 @@
 //! Placeholder.
 pub mod error;
 pub mod oci;
+#[cfg(feature = "server")]
+pub mod server;
 pub mod store;
 #[cfg(feature = "server")]
 pub mod wire;

@@ -74,6 +74,12 @@ impl From<&Refusal> for ErrorAnswer {
             Refusal::NoSuchUpload(_) => {
                 Self::new(StatusCode::NOT_FOUND, Some(ErrorCode::BlobUploadUnknown), refusal, Value::Null)
             }
+            Refusal::Range { total } => Self::new(
+                StatusCode::RANGE_NOT_SATISFIABLE,
+                Some(ErrorCode::SizeInvalid),
+                refusal,
+                json!({ "size": total }),
+            ),
             Refusal::Error(error) => error.into(),
         }
     }

@@ -169,6 +169,12 @@ pub enum Refusal {
     /// Not the id of an upload session, so there is none.
     #[error("upload session {0:?} is unknown")]
     NoSuchUpload(String),
+    /// Bytes of a blob were asked for that it does not have.
+    #[error("the blob has {total} bytes, the range begins beyond them")]
+    Range {
+        /// The blob's size in bytes, for the `Content-Range` header.
+        total: u64,
+    },
     /// Anything else.
     #[error(transparent)]
     Error(#[from] Error),
