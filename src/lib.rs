@@ -1,4 +1,6 @@
 //! Placeholder.
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod error;
 pub mod oci;
 pub mod store;
