@@ -3,5 +3,6 @@
 pub mod conformance;
 pub mod error;
 pub mod oci;
+pub mod registry;
 pub mod store;
 pub use error::{Error, ErrorCode, Result};
