@@ -11,8 +11,8 @@
 //! let registry = Registry::over(Memory::new());
 //! let repository = registry.repository("library/hello")?;
 //!
-//! let config = repository.layers().put(b"{}")?;
-//! let layer = repository.layers().put(b"a layer's bytes")?;
+//! let config = repository.layers().put(b"{}")?.digest;
+//! let layer = repository.layers().put(b"a layer's bytes")?.digest;
 //! let document = format!(
 //!     r#"{{
 //!         "schemaVersion": 2,
@@ -23,7 +23,7 @@
 //! let manifest = Manifest::new(MediaType::OCI_MANIFEST.parse()?, document.into_bytes());
 //! let digest = repository.manifests().put(&manifest, &["latest".parse()?])?;
 //!
-//! assert_eq!(repository.manifests().get(&"latest".parse()?)?.digest(), &digest);
+//! assert_eq!(repository.manifests().get("latest".parse()?)?.digest(), &digest);
 //! let mut text = String::new();
 //! std::io::Read::read_to_string(&mut repository.layers().fetch(&layer)?, &mut text).unwrap();
 //! assert_eq!(text, "a layer's bytes");
@@ -39,10 +39,12 @@ mod listing;
 mod manifests;
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::Result;
 use crate::oci::RepositoryName;
+use crate::store::sled::Sled;
 use crate::store::{Page, Store};
 
 pub use layers::{Layer, LayerUpload, Layers};
@@ -56,6 +58,14 @@ pub struct Registry {
 }
 
 impl Registry {
+    /// The registry in a folder, which is made if it is absent or empty. What is put into it survives a power cut.
+    ///
+    /// # Errors
+    /// As [`Sled::open`].
+    pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
+        Ok(Self::over(Sled::open(folder)?))
+    }
+
     /// The registry over a store that is shared with others.
     #[must_use]
     pub fn new(store: Arc<dyn Store>) -> Self {

@@ -1,4 +1,5 @@
 //! The contract's rules over every store and every pointer to one, and over stores that break them.
+#![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -8,6 +9,8 @@ use std::time::Duration;
 use sledge::conformance::{self, Harness, RULES};
 use sledge::store::Store;
 use sledge::store::memory::Memory;
+use sledge::store::sled::{Inline, Options, Sled};
+use tempfile::TempDir;
 
 mod broken;
 
@@ -37,6 +40,43 @@ impl Harness for Volatile {
 
     fn impatient(&self) -> Option<Arc<dyn Store>> {
         Some(Arc::clone(&self.impatient))
+    }
+}
+
+/// A store in a folder, with a second one beside it whose writers all count as silent.
+struct Durable {
+    options: Options,
+    folder: TempDir,
+    store: Mutex<Option<Arc<Sled>>>,
+    impatient: Arc<Sled>,
+}
+
+impl Durable {
+    fn new(options: Options) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let open = |name: &str, options: Options| Arc::new(options.open(folder.path().join(name)).unwrap());
+        let store = Mutex::new(Some(open("store", options.clone())));
+        let impatient = open("impatient", options.clone().writer_silence(Duration::ZERO));
+        Self { options, folder, store, impatient }
+    }
+}
+
+impl Harness for Durable {
+    fn store(&self) -> Arc<dyn Store> {
+        Arc::clone(self.store.lock().unwrap().as_ref().unwrap()) as Arc<dyn Store>
+    }
+
+    fn restart(&self) -> bool {
+        let mut store = self.store.lock().unwrap();
+        let stopped = store.take().unwrap();
+        assert_eq!(Arc::strong_count(&stopped), 1, "a rule that restarts the store still holds it");
+        drop(stopped);
+        *store = Some(Arc::new(self.options.clone().open(self.folder.path().join("store")).unwrap()));
+        true
+    }
+
+    fn impatient(&self) -> Option<Arc<dyn Store>> {
+        Some(Arc::clone(&self.impatient) as Arc<dyn Store>)
     }
 }
 
@@ -72,6 +112,9 @@ keeps_the_contract! {
     memory_behind_an_arc: Volatile::new(|memory| -> Arc<dyn Store> { Arc::new(memory) });
     memory_behind_a_box: Volatile::new(|memory| -> Box<dyn Store> { Box::new(memory) });
     memory_behind_a_reference: Volatile::new(|memory| -> &'static dyn Store { Box::leak(Box::new(memory)) });
+    sled: Durable::new(Options::new());
+    sled_with_all_bytes_inside: Durable::new(Options::new().inline(Inline::Everything));
+    sled_with_all_bytes_in_files: Durable::new(Options::new().inline(Inline::UpTo(0)));
 }
 
 #[test]

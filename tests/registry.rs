@@ -42,7 +42,7 @@ fn handles_share_the_store_they_were_given() -> Result<()> {
     let memory = Memory::new();
     let registry = Registry::new(Arc::new(memory.clone()));
     let repository = registry.repository("shared")?;
-    let digest = repository.layers().put(b"bytes")?;
+    let digest = repository.layers().put(b"bytes")?.digest;
     assert_eq!(memory.stat(repository.name(), &digest)?.size, 5);
     assert_eq!(registry.store().stat(repository.name(), &digest)?.size, 5);
     Ok(())
@@ -54,10 +54,10 @@ fn a_manifest_is_put_found_tagged_and_deleted() -> Result<()> {
     let manifests = repository.manifests();
     let latest: Tag = "latest".parse()?;
     let digest = manifests.put(&index("one")?, std::slice::from_ref(&latest))?;
-    assert_eq!(manifests.get(&latest.clone().into())?, index("one")?);
-    assert_eq!(manifests.resolve(&digest.into())?, index("one")?.descriptor());
-    assert!(manifests.exists(&"latest".parse()?)?);
-    assert!(!manifests.exists(&"other".parse()?)?);
+    assert_eq!(manifests.get(latest.clone().into())?, index("one")?);
+    assert_eq!(manifests.resolve(digest.into())?, index("one")?.descriptor());
+    assert!(manifests.exists("latest".parse()?)?);
+    assert!(!manifests.exists("other".parse()?)?);
 
     manifests.tag(&digest, &"other".parse()?)?;
     let taken = manifests.tag_if(&digest, &latest, &Condition::Absent);
@@ -69,7 +69,7 @@ fn a_manifest_is_put_found_tagged_and_deleted() -> Result<()> {
     let all: Vec<_> = manifests.all().collect::<Result<_>>()?;
     assert_eq!(all, [index("one")?.descriptor()]);
     manifests.delete(&digest)?;
-    assert!(!manifests.exists(&digest.into())?);
+    assert!(!manifests.exists(digest.into())?);
     Ok(())
 }
 
@@ -120,7 +120,7 @@ fn listings_go_on_page_after_page() -> Result<()> {
 #[test]
 fn a_layer_reads_and_seeks_like_a_file() -> Result<()> {
     let layers = registry().repository("a")?.layers();
-    let digest = layers.put(b"0123456789")?;
+    let digest = layers.put(b"0123456789")?.digest;
     let mut layer = layers.fetch(&digest)?;
     assert_eq!((layer.digest(), layer.len(), layer.is_empty()), (&digest, 10, false));
     assert_eq!(layer.created_at(), layers.stat(&digest)?.created_at);
@@ -188,7 +188,7 @@ fn an_upload_is_dropped_resumed_and_finished() -> Result<()> {
 fn a_layer_is_mounted_and_deleted() -> Result<()> {
     let registry = registry();
     let (from, to) = (registry.repository("from")?, registry.repository("to")?);
-    let digest = from.layers().put(b"layer")?;
+    let digest = from.layers().put(b"layer")?.digest;
     assert!(!to.layers().exists(&digest)?);
     assert_eq!(to.layers().mount(&digest, &from)?, from.layers().stat(&digest)?);
     from.layers().delete(&digest)?;

@@ -51,14 +51,14 @@ impl Layers {
         Ok(Layer { blob, position: 0 })
     }
 
-    /// Stores bytes that are all in memory, and returns their sha256 digest.
+    /// Stores bytes that are all in memory as a layer, under their sha256 digest.
     ///
     /// # Errors
     /// [`Error::DiskFull`], and what the storage fails with.
     ///
     /// # Durability
     /// As [`LayerUpload::finish`].
-    pub fn put(&self, bytes: &[u8]) -> Result<Digest> {
+    pub fn put(&self, bytes: &[u8]) -> Result<BlobStat> {
         let digest = Algorithm::Sha256.digest(bytes);
         let mut upload = self.upload(&UploadOptions::new().size(bytes.len() as u64))?;
         if let Err(error) = upload.write_all(bytes) {
@@ -68,8 +68,7 @@ impl Layers {
             let doing = format!("storing layer {digest}");
             return Err(error.downcast::<Error>().unwrap_or_else(Error::io(doing)));
         }
-        upload.finish(&digest)?;
-        Ok(digest)
+        upload.finish(&digest)
     }
 
     /// Begins to upload a layer.

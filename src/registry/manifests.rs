@@ -1,4 +1,8 @@
 //! A repository's manifests and tags.
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "a reference is made for the call that takes it: `get(\"latest\".parse()?)`"
+)]
 
 use super::{Listing, Repository};
 use crate::error::{Error, Result};
@@ -20,23 +24,23 @@ impl Manifests {
     ///
     /// # Errors
     /// [`Error::ManifestUnknown`].
-    pub fn get(&self, reference: &Reference) -> Result<Manifest> {
-        self.repository.store.manifest(&self.repository.name, reference)
+    pub fn get(&self, reference: Reference) -> Result<Manifest> {
+        self.repository.store.manifest(&self.repository.name, &reference)
     }
 
     /// The descriptor of what a tag points at or a digest names, without reading its bytes.
     ///
     /// # Errors
     /// [`Error::ManifestUnknown`].
-    pub fn resolve(&self, reference: &Reference) -> Result<Descriptor> {
-        self.repository.store.resolve(&self.repository.name, reference)
+    pub fn resolve(&self, reference: Reference) -> Result<Descriptor> {
+        self.repository.store.resolve(&self.repository.name, &reference)
     }
 
     /// Whether there is such a tag or manifest.
     ///
     /// # Errors
     /// Only what the storage itself fails with.
-    pub fn exists(&self, reference: &Reference) -> Result<bool> {
+    pub fn exists(&self, reference: Reference) -> Result<bool> {
         match self.resolve(reference) {
             Ok(_) => Ok(true),
             Err(Error::ManifestUnknown { .. }) => Ok(false),

@@ -1,0 +1,145 @@
+//! `sledge serve`: the registry.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process;
+use std::sync::Arc;
+use std::thread;
+
+use clap::{Args, ValueEnum};
+use sledge::server::{Server, ServerOptions};
+use sledge::store::Store;
+use sledge::store::sled::Sled;
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::printer::{Failure, Printer};
+
+/// How many operations of the store run at once.
+const BLOCKING_THREADS: usize = 96;
+
+/// Serve the OCI distribution API over HTTP, without TLS
+#[derive(Args)]
+pub(crate) struct Serve {
+    /// The folder that holds everything; it is made if it does not exist
+    #[arg(long, value_name = "DIR", env = "SLEDGE_DATA", default_value = "./sledge-data")]
+    data: PathBuf,
+    /// The address to listen on; port 0 takes a free one
+    #[arg(long, value_name = "ADDR", env = "SLEDGE_LISTEN", default_value = "127.0.0.1:5000")]
+    listen: String,
+    /// How logs are written to stderr
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+    /// What is logged: a level, or levels of modules, such as info,sledge=debug
+    #[arg(long, value_name = "FILTER", env = "SLEDGE_LOG", default_value = "info")]
+    log: String,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LogFormat {
+    /// For people
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+impl Serve {
+    pub(crate) fn run(self, printer: Printer) -> Result<(), Failure> {
+        self.log()?;
+        let runtime = runtime().map_err(|error| Failure::new("the runtime cannot be started", error))?;
+        runtime.block_on(self.serve(printer))
+    }
+
+    async fn serve(self, printer: Printer) -> Result<(), Failure> {
+        let shutdown = shutdown().map_err(|error| Failure::new("signals cannot be received", error))?;
+        // The address before the data: who has mistyped it is not left with an empty folder.
+        let listener = TcpListener::bind(&self.listen).await.map_err(|error| self.cannot_listen(error))?;
+        let address = listener.local_addr().map_err(|error| self.cannot_listen(error))?;
+        let data = std::path::absolute(&self.data)
+            .map_err(|error| Failure::new(format!("folder {}", self.data.display()), error))?;
+        let store = open_store(&data)?;
+        printer.note(format_args!("sledge listening on http://{address}, data in {}", data.display()));
+        Server::new(store, ServerOptions::new())
+            .serve(listener, shutdown)
+            .await
+            .map_err(|error| Failure::new("the server stopped", error))
+    }
+
+    fn log(&self) -> Result<(), Failure> {
+        let filter = EnvFilter::try_new(&self.log).map_err(|error| {
+            Failure::new(format!("log filter {:?}", self.log), error)
+                .hint("use error, warn, info, debug or trace")
+        })?;
+        let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+        let ansi = io::IsTerminal::is_terminal(&io::stderr());
+        let set = match self.log_format {
+            LogFormat::Text => subscriber.with_ansi(ansi).try_init(),
+            LogFormat::Json => subscriber.json().try_init(),
+        };
+        set.map_err(|error| Failure::new("logs cannot be written", error))
+    }
+
+    fn cannot_listen(&self, error: io::Error) -> Failure {
+        let hint = match error.kind() {
+            io::ErrorKind::AddrInUse => "another process listens there: choose another port with --listen",
+            io::ErrorKind::PermissionDenied => {
+                "ports below 1024 need privileges: choose another with --listen"
+            }
+            _ => "give --listen an address of this machine and a port, for example 127.0.0.1:5000",
+        };
+        Failure::new(format!("cannot listen on {}", self.listen), error).hint(hint)
+    }
+}
+
+/// The store that is served.
+fn open_store(data: &Path) -> Result<Arc<dyn Store>, Failure> {
+    let store = Sled::open(data).map_err(|error| {
+        let hint = match &error {
+            sledge::Error::NotAStore { .. } => Some("give --data a folder that is empty or does not exist"),
+            sledge::Error::Locked(_) => Some("stop the other process, or give --data another folder"),
+            sledge::Error::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                Some("the folder must be writable: give --data another one, or run as its owner")
+            }
+            _ => None,
+        };
+        let failure = Failure::new(format!("cannot open the store in {}", data.display()), error);
+        match hint {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
+    })?;
+    Ok(Arc::new(store))
+}
+
+fn runtime() -> io::Result<Runtime> {
+    let cores = thread::available_parallelism().map_or(2, usize::from);
+    Builder::new_multi_thread()
+        .worker_threads(cores.clamp(2, 4))
+        .max_blocking_threads(BLOCKING_THREADS)
+        .enable_all()
+        .build()
+}
+
+/// Resolves at the first signal to stop; the second one ends the process at once.
+fn shutdown() -> io::Result<impl Future<Output = ()>> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    Ok(async move {
+        let number = either(&mut interrupt, &mut terminate).await;
+        tracing::info!(signal = number, "shutting down: requests in flight are finished first");
+        tokio::spawn(async move {
+            let number = either(&mut interrupt, &mut terminate).await;
+            process::exit(128 + number);
+        });
+    })
+}
+
+/// The number of the signal that came first.
+async fn either(interrupt: &mut Signal, terminate: &mut Signal) -> i32 {
+    tokio::select! {
+        _ = interrupt.recv() => SignalKind::interrupt().as_raw_value(),
+        _ = terminate.recv() => SignalKind::terminate().as_raw_value(),
+    }
+}

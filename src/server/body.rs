@@ -1,0 +1,239 @@
+//! The bodies of answers.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use tokio::task::{JoinHandle, spawn_blocking};
+
+use crate::store::{Content, View};
+
+/// The piece of a view that is made resident and sent at once, in bytes.
+const VIEW_PIECE: u64 = 1 << 20;
+/// The piece that is read and sent at once where there is no view, in bytes.
+const READ_PIECE: u64 = 256 << 10;
+
+/// The body of an answer, whose length is always known.
+pub(super) struct Body(Kind);
+
+enum Kind {
+    Whole(Bytes),
+    Pieces(Pieces),
+}
+
+impl Body {
+    pub(super) const fn empty() -> Self {
+        Self(Kind::Whole(Bytes::new()))
+    }
+
+    pub(super) const fn whole(bytes: Bytes) -> Self {
+        Self(Kind::Whole(bytes))
+    }
+
+    /// A part of a blob, read piece by piece. `by_view` allows the kernel to read from the store's own view of it.
+    pub(super) fn content(content: Arc<dyn Content>, start: u64, length: u64, by_view: bool) -> Self {
+        let view = if by_view { content.view() } else { None };
+        // A view that ends early would be cut as if the blob ended there.
+        let view = view.filter(|view| start + length <= view.as_ref().len() as u64);
+        let source = match view {
+            Some(view) => Source::View { whole: Bytes::from_owner(view.clone()), view },
+            None => Source::Content(content),
+        };
+        let mut pieces = Pieces { source, position: start, end: start + length, left: length, ahead: None };
+        pieces.read_ahead();
+        Self(Kind::Pieces(pieces))
+    }
+
+    /// How many bytes are left.
+    pub(super) const fn left(&self) -> u64 {
+        match &self.0 {
+            Kind::Whole(bytes) => bytes.len() as u64,
+            Kind::Pieces(pieces) => pieces.left,
+        }
+    }
+}
+
+struct Pieces {
+    source: Source,
+    /// Where the next piece to read begins.
+    position: u64,
+    end: u64,
+    /// How many bytes are still to be handed out.
+    left: u64,
+    /// The piece that is being read while the one before it is sent.
+    ahead: Option<JoinHandle<io::Result<Bytes>>>,
+}
+
+enum Source {
+    View { view: View, whole: Bytes },
+    Content(Arc<dyn Content>),
+}
+
+impl Pieces {
+    fn read_ahead(&mut self) {
+        let piece = match self.source {
+            Source::View { .. } => VIEW_PIECE,
+            Source::Content(_) => READ_PIECE,
+        };
+        let start = self.position;
+        let length = (self.end - start).min(piece);
+        if length == 0 {
+            return;
+        }
+        self.position += length;
+        self.ahead = Some(match &self.source {
+            Source::View { view, whole } => {
+                let (view, whole) = (view.clone(), whole.clone());
+                spawn_blocking(move || {
+                    let (start, length) = (index(start)?, index(length)?);
+                    view.make_resident(start, length)?;
+                    Ok(whole.slice(start..start + length))
+                })
+            }
+            Source::Content(content) => {
+                let content = Arc::clone(content);
+                spawn_blocking(move || read(content.as_ref(), start, length))
+            }
+        });
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        let Some(ahead) = &mut self.ahead else { return Poll::Ready(None) };
+        let piece = ready!(Pin::new(ahead).poll(cx)).unwrap_or_else(|error| Err(error.into()));
+        self.ahead = None;
+        match &piece {
+            Ok(bytes) => {
+                self.left = self.left.saturating_sub(bytes.len() as u64);
+                self.read_ahead();
+            }
+            Err(error) => tracing::error!(%error, "a blob cannot be read: the answer is broken off"),
+        }
+        Poll::Ready(Some(piece))
+    }
+}
+
+fn index(position: u64) -> io::Result<usize> {
+    usize::try_from(position).map_err(io::Error::other)
+}
+
+/// Reads a part of a blob. Blocks.
+pub(super) fn read(content: &dyn Content, start: u64, length: u64) -> io::Result<Bytes> {
+    let mut buffer = vec![0; index(length)?];
+    content.read_at(start, &mut buffer)?;
+    Ok(buffer.into())
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        match &mut self.get_mut().0 {
+            Kind::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Kind::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Kind::Pieces(pieces) => pieces.poll(cx).map(|piece| piece.map(|piece| piece.map(Frame::data))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left() == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+    use crate::store::ResidentBytes;
+
+    /// Bytes that count up, with a view or without one, and with a place that cannot be read.
+    struct Counting {
+        bytes: Vec<u8>,
+        broken_at: Option<usize>,
+        viewed: bool,
+    }
+
+    impl Content for Arc<Counting> {
+        fn len(&self) -> u64 {
+            self.bytes.len() as u64
+        }
+
+        fn is_empty(&self) -> bool {
+            self.bytes.is_empty()
+        }
+
+        fn read_at(&self, position: u64, buffer: &mut [u8]) -> io::Result<()> {
+            let start = usize::try_from(position).unwrap();
+            self.make_resident(start, buffer.len())?;
+            buffer.copy_from_slice(&self.bytes[start..start + buffer.len()]);
+            Ok(())
+        }
+
+        fn view(&self) -> Option<View> {
+            self.viewed.then(|| View::new(Arc::<Counting>::clone(self)))
+        }
+    }
+
+    impl ResidentBytes for Counting {
+        fn bytes(&self) -> &[u8] {
+            &self.bytes
+        }
+
+        fn make_resident(&self, start: usize, length: usize) -> io::Result<()> {
+            match self.broken_at {
+                Some(at) if (start..start + length).contains(&at) => Err(io::Error::other("broken")),
+                _ => Ok(()),
+            }
+        }
+    }
+
+    fn counting(size: usize, viewed: bool, broken_at: Option<usize>) -> Arc<dyn Content> {
+        let bytes = (0..size).map(|n| u8::try_from(n % 251).unwrap()).collect();
+        Arc::new(Arc::new(Counting { bytes, broken_at, viewed }))
+    }
+
+    #[tokio::test]
+    async fn a_part_comes_whole_at_every_size_around_the_pieces() {
+        let total = 3 << 20;
+        for viewed in [true, false] {
+            for start in [0, 1, 77] {
+                let (view, read) = (1 << 20, 256 << 10);
+                for length in
+                    [0, 1, read - 1, read, read + 1, view - 1, view, view + 1, 2 * view, total - start]
+                {
+                    let body =
+                        Body::content(counting(total, viewed, None), start as u64, length as u64, true);
+                    assert_eq!(body.left(), length as u64);
+                    let bytes = body.collect().await.unwrap().to_bytes();
+                    assert_eq!(bytes.len(), length);
+                    assert!(bytes.iter().enumerate().all(|(n, b)| usize::from(*b) == (start + n) % 251));
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_read_is_an_error_and_not_the_end() {
+        for viewed in [true, false] {
+            let mut body = Body::content(counting(3 << 20, viewed, Some(2 << 20)), 0, 3 << 20, true);
+            let mut received = 0;
+            let error = loop {
+                match body.frame().await {
+                    Some(Ok(frame)) => received += frame.into_data().unwrap().len(),
+                    Some(Err(error)) => break error,
+                    None => panic!("ended as if whole after {received} bytes"),
+                }
+            };
+            assert_eq!((received, error.to_string()), (2 << 20, "broken".to_owned()));
+            assert!(!http_body::Body::is_end_stream(&body));
+        }
+    }
+}

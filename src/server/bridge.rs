@@ -1,0 +1,254 @@
+//! The one seam between async and blocking code.
+
+use std::mem;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::runtime::Handle;
+use tokio::task::{JoinError, JoinHandle, spawn_blocking};
+use tokio::time::timeout;
+
+use crate::error::{Error, Result};
+use crate::store::Upload;
+use crate::wire::Refusal;
+
+/// How much of an upload is gathered before it is handed to the store, in bytes. As much again can be with the store.
+const BATCH: usize = 1 << 20;
+
+/// Runs a store's operation on a thread that may block. It runs to its end, whether or not anybody still waits for it.
+pub(super) async fn blocking<T: Send + 'static>(
+    operation: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    spawn_blocking(operation).await.map_err(broken_off)?
+}
+
+fn broken_off(error: JoinError) -> Error {
+    Error::Io { doing: "an operation of the store was broken off".to_owned(), source: error.into() }
+}
+
+/// An upload that is never dropped on an async thread: dropping suspends, and that may block.
+pub(super) struct Held(Option<Box<dyn Upload>>);
+
+impl Held {
+    pub(super) fn new(upload: Box<dyn Upload>) -> Self {
+        Self(Some(upload))
+    }
+
+    /// Blocks.
+    fn write(&mut self, frames: &[Bytes]) -> Result<()> {
+        let Some(upload) = &mut self.0 else { return Ok(()) };
+        write(upload.as_mut(), frames)
+    }
+}
+
+/// Appends frames to an upload. Blocks.
+pub(super) fn write(upload: &mut dyn Upload, frames: &[Bytes]) -> Result<()> {
+    for frame in frames {
+        upload.write_all(frame).map_err(|error| match error.downcast::<Error>() {
+            Ok(error) => error,
+            Err(source) => Error::Io { doing: "writing to an upload".to_owned(), source },
+        })?;
+    }
+    Ok(())
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let Some(upload) = self.0.take() else { return };
+        match Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(move || drop(upload))),
+            Err(_) => drop(upload),
+        }
+    }
+}
+
+/// The way of a request's body into an upload: one batch is gathered while another is written, so a client that is slow
+/// holds no thread and one that is fast no more than two batches.
+///
+/// Dropping it, as happens when the connection is cut, still writes what was gathered, and then suspends the upload.
+pub(super) struct Sink {
+    state: State,
+    gathered: Vec<Bytes>,
+    /// The length of what is gathered.
+    size: usize,
+}
+
+enum State {
+    Idle(Held),
+    Writing(JoinHandle<(Held, Result<()>)>),
+    /// While it changes, and for good after a panic in the store.
+    Gone,
+}
+
+impl State {
+    /// Waits for the batch that is being written, if any.
+    async fn written(&mut self) -> Result<()> {
+        let Self::Writing(writing) = self else { return Ok(()) };
+        match writing.await {
+            Ok((held, result)) => {
+                *self = Self::Idle(held);
+                result
+            }
+            Err(error) => {
+                *self = Self::Gone;
+                Err(broken_off(error))
+            }
+        }
+    }
+}
+
+impl Sink {
+    pub(super) const fn new(upload: Held) -> Self {
+        Self { state: State::Idle(upload), gathered: Vec::new(), size: 0 }
+    }
+
+    /// Takes in a body to its end, and says how long it was.
+    ///
+    /// # Errors
+    /// When the body breaks off or falls silent, when it is longer than `limit` (nothing beyond is written), and what
+    /// writing fails with. What came is kept; [`Sink::end`] is to be called all the same.
+    pub(super) async fn take(
+        &mut self,
+        body: &mut Incoming,
+        limit: u64,
+        silence: Duration,
+    ) -> Result<u64, Refusal> {
+        let mut received = 0;
+        let mut ended = false;
+        loop {
+            let writing = matches!(self.state, State::Writing(_));
+            if ended && !writing && self.gathered.is_empty() {
+                return Ok(received);
+            }
+            // The body comes first, so that what is handed over is as much as there is.
+            tokio::select! {
+                biased;
+                frame = next(body, silence), if !ended && self.size < BATCH => match frame? {
+                    Some(frame) => {
+                        received += frame.len() as u64;
+                        if received > limit {
+                            return Err(Error::SizeMismatch { declared: limit, received }.into());
+                        }
+                        self.size += frame.len();
+                        self.gathered.push(frame);
+                    }
+                    None => ended = true,
+                },
+                result = self.state.written(), if writing => {
+                    if let Err(error) = result {
+                        // What follows a gap must not be written.
+                        self.gathered.clear();
+                        return Err(error.into());
+                    }
+                }
+                () = std::future::ready(()), if !writing && !self.gathered.is_empty() => self.hand_over(),
+            }
+        }
+    }
+
+    fn hand_over(&mut self) {
+        self.size = 0;
+        let frames = mem::take(&mut self.gathered);
+        self.state = match mem::replace(&mut self.state, State::Gone) {
+            State::Idle(mut held) => State::Writing(spawn_blocking(move || {
+                let result = held.write(&frames);
+                (held, result)
+            })),
+            state => state,
+        };
+    }
+
+    /// Writes what is left and gives the upload to `operation`, on a thread that may block.
+    pub(super) async fn end<T: Send + 'static>(
+        mut self,
+        operation: impl FnOnce(Box<dyn Upload>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let written = self.state.written().await;
+        let frames = mem::take(&mut self.gathered);
+        let State::Idle(mut held) = mem::replace(&mut self.state, State::Gone) else {
+            return Err(written.err().unwrap_or_else(|| Error::Unavailable("the upload is gone".to_owned())));
+        };
+        blocking(move || {
+            written?;
+            held.write(&frames)?;
+            let upload = held.0.take().ok_or_else(|| Error::Unavailable("the upload is gone".to_owned()))?;
+            operation(upload)
+        })
+        .await
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        let frames = mem::take(&mut self.gathered);
+        let state = mem::replace(&mut self.state, State::Gone);
+        let Ok(runtime) = Handle::try_current() else { return };
+        match state {
+            State::Idle(mut held) if !frames.is_empty() => {
+                drop(runtime.spawn_blocking(move || held.write(&frames)));
+            }
+            State::Writing(writing) if !frames.is_empty() => drop(runtime.spawn(async move {
+                if let Ok((mut held, Ok(()))) = writing.await {
+                    drop(spawn_blocking(move || held.write(&frames)));
+                }
+            })),
+            State::Idle(_) | State::Writing(_) | State::Gone => {}
+        }
+    }
+}
+
+/// The next bytes of a body, or `None` at its end.
+///
+/// # Errors
+/// When it breaks off, or nothing comes for as long as `silence`.
+pub(super) async fn next(body: &mut Incoming, silence: Duration) -> Result<Option<Bytes>, Refusal> {
+    loop {
+        match timeout(silence, body.frame()).await {
+            Ok(Some(Ok(frame))) => {
+                // What is no data are trailers, which mean nothing here.
+                if let Ok(bytes) = frame.into_data() {
+                    return Ok(Some(bytes));
+                }
+            }
+            Ok(None) => return Ok(None),
+            Ok(Some(Err(error))) => {
+                let words = format!("the body of the request broke off: {error}");
+                return Err(Error::RequestInvalid(words).into());
+            }
+            Err(_) => {
+                let words = format!("no byte of the body came for {} seconds", silence.as_secs());
+                return Err(Error::RequestInvalid(words).into());
+            }
+        }
+    }
+}
+
+/// All of a body that is at most `limit` bytes long, or `None` for a longer one, of which no more is held.
+pub(super) async fn gather(
+    body: &mut Incoming,
+    limit: u64,
+    silence: Duration,
+) -> Result<Option<Vec<Bytes>>, Refusal> {
+    let (mut frames, mut size) = (Vec::new(), 0);
+    while let Some(frame) = next(body, silence).await? {
+        size += frame.len() as u64;
+        if size > limit {
+            return Ok(None);
+        }
+        frames.push(frame);
+    }
+    Ok(Some(frames))
+}
+
+/// Reads a body and drops it, up to a limit.
+pub(super) async fn drain(body: &mut Incoming, limit: u64) {
+    let mut size = 0;
+    while let Some(Ok(frame)) = body.frame().await {
+        size += frame.data_ref().map_or(0, |bytes| bytes.len() as u64);
+        if size > limit {
+            return;
+        }
+    }
+}

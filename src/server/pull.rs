@@ -1,0 +1,150 @@
+//! Reading manifests and blobs.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_RANGE, RANGE,
+};
+use http::request::Parts;
+use http::{Response, StatusCode, Version};
+
+use super::body::{self, Body};
+use super::bridge::blocking;
+use super::reply::{CONTENT_DIGEST, Reply, etag, has_already, only};
+use crate::error::Error;
+use crate::oci::{Digest, Reference, RepositoryName};
+use crate::store::{Content, Store};
+use crate::wire::{ByteRange, ErrorAnswer, Refusal};
+
+/// Up to here a blob, or the part of it that is asked for, is read in the one hop that opens it, in bytes.
+const SMALL: u64 = 64 << 10;
+
+/// Content never changes, but it can be deleted, and who may read it can change: caches keep it and ask each time, which
+/// an entity tag answers cheaply.
+const REVALIDATE: &str = "no-cache";
+
+enum Opened {
+    Known,
+    Small(Bytes),
+    Large(Arc<dyn Content>),
+}
+
+pub(super) async fn blob(
+    store: &Arc<dyn Store>,
+    repository: RepositoryName,
+    digest: Digest,
+    parts: &Parts,
+) -> Result<Response<Body>, Refusal> {
+    let store = Arc::clone(store);
+    let known = has_already(&parts.headers, &digest);
+    // A part of other content than the client has the rest of is of no use to it.
+    let same = only(&parts.headers, IF_RANGE).is_none_or(|found| found == etag(&digest));
+    let range = only(&parts.headers, RANGE).filter(|_| same).map(str::to_owned);
+    let (opened, total, range) = blocking(move || {
+        let blob = store.blob(&repository, &digest)?;
+        let total = blob.stat.size;
+        let range = range.map_or(ByteRange::Whole, |range| ByteRange::parse(&range, total));
+        let (start, length) = extent(range, total);
+        let opened = if known {
+            Opened::Known
+        } else if length <= SMALL {
+            let bytes = body::read(blob.content.as_ref(), start, length);
+            Opened::Small(
+                bytes.map_err(|source| Error::Io { doing: format!("reading blob {digest}"), source })?,
+            )
+        } else {
+            Opened::Large(blob.content)
+        };
+        Ok((opened, total, range))
+    })
+    .await?;
+
+    let (start, length) = extent(range, total);
+    let body = match opened {
+        Opened::Known => return Ok(not_modified(&digest)),
+        Opened::Small(bytes) => Body::whole(bytes),
+        // HTTP/2 looks at what it sends; HTTP/1.1 lets the kernel read it.
+        Opened::Large(content) => Body::content(content, start, length, parts.version < Version::HTTP_2),
+    };
+    Ok(match range {
+        ByteRange::Whole => blob_reply(StatusCode::OK, &digest).body(body),
+        ByteRange::Part { start, length } => blob_reply(StatusCode::PARTIAL_CONTENT, &digest)
+            .header(CONTENT_RANGE, format!("bytes {start}-{}/{total}", start + length - 1))
+            .body(body),
+        ByteRange::Unsatisfiable => Reply::from(ErrorAnswer::from(&Refusal::Range { total }))
+            .header(ACCEPT_RANGES, "bytes")
+            .header(CONTENT_RANGE, format!("bytes */{total}"))
+            .done(),
+    })
+}
+
+const fn extent(range: ByteRange, total: u64) -> (u64, u64) {
+    match range {
+        ByteRange::Whole => (0, total),
+        ByteRange::Part { start, length } => (start, length),
+        ByteRange::Unsatisfiable => (0, 0),
+    }
+}
+
+pub(super) async fn blob_head(
+    store: &Arc<dyn Store>,
+    repository: RepositoryName,
+    digest: Digest,
+    parts: &Parts,
+) -> Result<Response<Body>, Refusal> {
+    let store = Arc::clone(store);
+    let stat = blocking(move || store.stat(&repository, &digest)).await?;
+    if has_already(&parts.headers, &digest) {
+        return Ok(not_modified(&digest));
+    }
+    Ok(blob_reply(StatusCode::OK, &digest).header(CONTENT_LENGTH, stat.size).done())
+}
+
+fn blob_reply(status: StatusCode, digest: &Digest) -> Reply {
+    named(status, digest).header(ACCEPT_RANGES, "bytes").header(CONTENT_TYPE, "application/octet-stream")
+}
+
+pub(super) async fn manifest(
+    store: &Arc<dyn Store>,
+    repository: RepositoryName,
+    reference: Reference,
+    parts: &Parts,
+) -> Result<Response<Body>, Refusal> {
+    let store = Arc::clone(store);
+    let manifest = blocking(move || store.manifest(&repository, &reference)).await?;
+    if has_already(&parts.headers, manifest.digest()) {
+        return Ok(not_modified(manifest.digest()));
+    }
+    let bytes = Bytes::from_owner(Arc::clone(manifest.bytes()));
+    Ok(named(StatusCode::OK, manifest.digest()).bytes(manifest.media_type(), bytes))
+}
+
+pub(super) async fn manifest_head(
+    store: &Arc<dyn Store>,
+    repository: RepositoryName,
+    reference: Reference,
+    parts: &Parts,
+) -> Result<Response<Body>, Refusal> {
+    let store = Arc::clone(store);
+    let descriptor = blocking(move || store.resolve(&repository, &reference)).await?;
+    if has_already(&parts.headers, &descriptor.digest) {
+        return Ok(not_modified(&descriptor.digest));
+    }
+    Ok(named(StatusCode::OK, &descriptor.digest)
+        .header(CONTENT_TYPE, descriptor.media_type)
+        .header(CONTENT_LENGTH, descriptor.size)
+        .done())
+}
+
+fn not_modified(digest: &Digest) -> Response<Body> {
+    named(StatusCode::NOT_MODIFIED, digest).done()
+}
+
+/// An answer that is about content.
+fn named(status: StatusCode, digest: &Digest) -> Reply {
+    Reply::new(status)
+        .header(CONTENT_DIGEST, digest)
+        .header(ETAG, etag(digest))
+        .header(CACHE_CONTROL, REVALIDATE)
+}

@@ -1,0 +1,400 @@
+//! Uploading blobs, mounting them, and putting manifests.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{CONTENT_RANGE, CONTENT_TYPE, HeaderMap, IF_MATCH, IF_NONE_MATCH, LOCATION, RANGE};
+use http::{Response, StatusCode};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use uuid::Uuid;
+
+use super::body::Body;
+use super::bridge::{self, Held, Sink, blocking};
+use super::reply::{CONTENT_DIGEST, OCI_SUBJECT, OCI_TAG, Reply, UPLOAD_UUID, blob_path, only, path};
+use crate::error::{Error, Result};
+use crate::oci::{
+    Algorithm, Digest, MAX_MANIFEST_SIZE, Manifest, ManifestError, MediaType, Reference, RepositoryName, Tag,
+};
+use crate::store::{
+    Condition, MAX_TAGS_PER_PUSH, MountSource, PutManifest, Store, Upload, UploadOptions, UploadStatus,
+};
+use crate::wire::{ChunkRange, ErrorAnswer, Refusal, Request};
+
+/// A body whose declared length is at most this, in bytes, is gathered whole and then stored in one hop.
+const SMALL: u64 = 64 << 10;
+
+/// The body of a request, with what its headers say of it.
+pub(super) struct Sent<'a> {
+    pub(super) headers: &'a HeaderMap,
+    pub(super) body: &'a mut Incoming,
+    /// How long the client may be silent while it sends.
+    pub(super) silence: Duration,
+}
+
+impl Sent<'_> {
+    fn declared(&self) -> Option<u64> {
+        self.body.size_hint().exact()
+    }
+
+    /// The part of the blob that the body says it is.
+    fn chunk(&self) -> Result<Option<ChunkRange>> {
+        if !self.headers.contains_key(CONTENT_RANGE) {
+            return Ok(None);
+        }
+        let range = only(self.headers, CONTENT_RANGE).unwrap_or_default().parse::<ChunkRange>();
+        let range = range.map_err(|error| Error::RequestInvalid(error.to_string()))?;
+        match self.declared().filter(|declared| *declared != range.length) {
+            Some(received) => Err(Error::SizeMismatch { declared: range.length, received }),
+            None => Ok(Some(range)),
+        }
+    }
+}
+
+/// The session that bytes go into.
+#[derive(Clone, Copy)]
+enum Session {
+    /// A new one that ends with this request, one way or the other: its client never learns its id.
+    New,
+    Existing(Uuid),
+}
+
+/// What comes of the session when the body is in.
+#[derive(Clone, Copy)]
+enum End {
+    Suspend,
+    Commit(Digest),
+}
+
+/// Where an upload stands after a request.
+struct Stand {
+    id: Uuid,
+    offset: u64,
+}
+
+pub(super) async fn start(
+    store: &Arc<dyn Store>,
+    repository: RepositoryName,
+    algorithm: Option<Algorithm>,
+) -> Result<Response<Body>, Refusal> {
+    let store = Arc::clone(store);
+    let mut options = UploadOptions::new();
+    options.algorithm = algorithm;
+    let (repository, stand) = blocking(move || {
+        let stand = end(store.start_upload(&repository, &options)?, End::Suspend)?;
+        Ok((repository, stand))
+    })
+    .await?;
+    Ok(session(StatusCode::ACCEPTED, &repository, &stand).done())
+}
+
+pub(super) async fn mount(
+    store: &Arc<dyn Store>,
+    repository: RepositoryName,
+    digest: Digest,
+    from: Option<RepositoryName>,
+) -> Result<Response<Body>, Refusal> {
+    let mounting = Arc::clone(store);
+    let (repository, mounted) = blocking(move || {
+        let all = |_: &RepositoryName| true;
+        let source = from.as_ref().map_or(MountSource::Any(&all), MountSource::Repository);
+        let mounted = mounting.mount(&repository, &digest, &source);
+        Ok((repository, mounted))
+    })
+    .await?;
+    match mounted {
+        Ok(_) => Ok(created(&repository, &digest)),
+        // What cannot be mounted is to be uploaded.
+        Err(Error::BlobUnknown { .. } | Error::RepositoryUnknown(_)) => {
+            start(store, repository, Some(digest.algorithm())).await
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+pub(super) async fn whole(
+    store: &Arc<dyn Store>,
+    repository: RepositoryName,
+    digest: Digest,
+    sent: Sent<'_>,
+) -> Result<Response<Body>, Refusal> {
+    upload(store, &repository, Session::New, End::Commit(digest), sent).await?;
+    Ok(created(&repository, &digest))
+}
+
+pub(super) async fn chunk(
+    store: &Arc<dyn Store>,
+    repository: RepositoryName,
+    id: Uuid,
+    sent: Sent<'_>,
+) -> Result<Response<Body>, Refusal> {
+    match upload(store, &repository, Session::Existing(id), End::Suspend, sent).await {
+        Ok(stand) => Ok(session(StatusCode::ACCEPTED, &repository, &stand).done()),
+        Err(refusal) => misplaced(&repository, refusal),
+    }
+}
+
+pub(super) async fn finish(
+    store: &Arc<dyn Store>,
+    repository: RepositoryName,
+    id: Uuid,
+    digest: Digest,
+    sent: Sent<'_>,
+) -> Result<Response<Body>, Refusal> {
+    match upload(store, &repository, Session::Existing(id), End::Commit(digest), sent).await {
+        Ok(_) => Ok(created(&repository, &digest)),
+        Err(refusal) => misplaced(&repository, refusal),
+    }
+}
+
+pub(super) async fn status(
+    store: &Arc<dyn Store>,
+    repository: RepositoryName,
+    id: Uuid,
+) -> Result<Response<Body>, Refusal> {
+    let store = Arc::clone(store);
+    let (repository, UploadStatus { offset, .. }) = blocking(move || {
+        let status = store.upload_status(&repository, id)?;
+        Ok((repository, status))
+    })
+    .await?;
+    Ok(session(StatusCode::NO_CONTENT, &repository, &Stand { id, offset }).done())
+}
+
+pub(super) async fn cancel(
+    store: &Arc<dyn Store>,
+    repository: RepositoryName,
+    id: Uuid,
+) -> Result<Response<Body>, Refusal> {
+    let store = Arc::clone(store);
+    blocking(move || {
+        // Cancelling what is not there succeeds, and a client is to learn that it is not.
+        store.upload_status(&repository, id)?;
+        store.cancel_upload(&repository, id)
+    })
+    .await?;
+    Ok(Reply::new(StatusCode::NO_CONTENT).done())
+}
+
+/// Puts a body into a session.
+async fn upload(
+    store: &Arc<dyn Store>,
+    repository: &RepositoryName,
+    session: Session,
+    then: End,
+    sent: Sent<'_>,
+) -> Result<Stand, Refusal> {
+    let range = sent.chunk()?;
+    let declared = sent.declared();
+    let mut options = UploadOptions::new();
+    if let End::Commit(digest) = then {
+        options.algorithm = Some(digest.algorithm());
+    }
+    // How much of an existing session lies before this body is known only where the body says so.
+    options.size = match (session, then, range) {
+        (Session::New, ..) => declared,
+        (_, End::Commit(_), Some(range)) => range.start.checked_add(range.length),
+        _ => None,
+    };
+    let open = {
+        let (store, repository) = (Arc::clone(store), repository.clone());
+        move || open(store.as_ref(), &repository, session, &options, range)
+    };
+
+    if let Some(length) = declared.filter(|length| *length <= SMALL) {
+        let frames = bridge::gather(sent.body, length, sent.silence).await?;
+        let frames = frames.ok_or(Error::SizeMismatch { declared: length, received: length + 1 })?;
+        return Ok(blocking(move || {
+            let mut upload = open()?;
+            match bridge::write(upload.as_mut(), &frames) {
+                Ok(()) => end(upload, then),
+                Err(error) => Err(abandon(upload, session, error)),
+            }
+        })
+        .await?);
+    }
+
+    let mut sink = Sink::new(blocking(move || open().map(Held::new)).await?);
+    // A body without a declared length is held to the range that it claims to be.
+    let limit = range.map_or(u64::MAX, |range| range.length);
+    let taken = match sink.take(sent.body, limit, sent.silence).await {
+        Ok(received) => match range.filter(|range| range.length != received) {
+            Some(range) => Err(Error::SizeMismatch { declared: range.length, received }.into()),
+            None => Ok(()),
+        },
+        Err(refusal) => Err(refusal),
+    };
+    match taken {
+        Ok(()) => Ok(sink.end(move |upload| end(upload, then)).await?),
+        Err(refusal) => {
+            // Before the answer, so that a client that tries again at once does not meet its own last request.
+            let stopped = sink.end(move |upload| match session {
+                Session::New => upload.cancel(),
+                Session::Existing(_) => upload.suspend(),
+            });
+            if let Err(error) = stopped.await {
+                tracing::debug!(%error, "an upload that failed could not be put away");
+            }
+            Err(refusal)
+        }
+    }
+}
+
+/// Takes up a session where the request goes on. Blocks.
+fn open(
+    store: &dyn Store,
+    repository: &RepositoryName,
+    session: Session,
+    options: &UploadOptions,
+    range: Option<ChunkRange>,
+) -> Result<Box<dyn Upload>> {
+    let upload = match session {
+        Session::New => store.start_upload(repository, options)?,
+        Session::Existing(id) => store.resume_upload(repository, id, options)?,
+    };
+    let offset = upload.offset();
+    match range.filter(|range| range.start != offset) {
+        Some(range) => {
+            let error = Error::UploadOffset { id: upload.id(), offset, requested: range.start };
+            Err(abandon(upload, session, error))
+        }
+        None => Ok(upload),
+    }
+}
+
+/// Blocks.
+fn end(upload: Box<dyn Upload>, then: End) -> Result<Stand> {
+    let stand = Stand { id: upload.id(), offset: upload.offset() };
+    match then {
+        End::Suspend => upload.suspend()?,
+        End::Commit(digest) => drop(upload.commit(&digest)?),
+    }
+    Ok(stand)
+}
+
+/// Puts a session away because of an error, which matters more than another one on the way. Blocks.
+fn abandon(upload: Box<dyn Upload>, session: Session, error: Error) -> Error {
+    let put_away = match session {
+        Session::New => upload.cancel(),
+        Session::Existing(_) => upload.suspend(),
+    };
+    if let Err(error) = put_away {
+        tracing::debug!(%error, "an upload that failed could not be put away");
+    }
+    error
+}
+
+/// An answer that tells where a session is and where it stands.
+fn session(status: StatusCode, repository: &RepositoryName, stand: &Stand) -> Reply {
+    let location = Request::UploadStatus { repository: repository.clone(), id: stand.id };
+    Reply::new(status)
+        .header(LOCATION, path(&location))
+        // The last byte's position: of an empty session the spec has it say 0-0 as well.
+        .header(RANGE, format!("0-{}", stand.offset.saturating_sub(1)))
+        .header(UPLOAD_UUID, stand.id)
+}
+
+/// A chunk for another place than the session stands at is told where that is.
+fn misplaced(repository: &RepositoryName, refusal: Refusal) -> Result<Response<Body>, Refusal> {
+    let Refusal::Error(error @ Error::UploadOffset { id, offset, .. }) = &refusal else {
+        return Err(refusal);
+    };
+    let told = session(StatusCode::OK, repository, &Stand { id: *id, offset: *offset }).done();
+    let mut response = Reply::from(ErrorAnswer::from(error)).done();
+    response.headers_mut().extend(told.into_parts().0.headers);
+    Ok(response)
+}
+
+fn created(repository: &RepositoryName, digest: &Digest) -> Response<Body> {
+    Reply::new(StatusCode::CREATED)
+        .header(LOCATION, blob_path(repository, digest))
+        .header(CONTENT_DIGEST, digest)
+        .done()
+}
+
+pub(super) async fn manifest(
+    store: &Arc<dyn Store>,
+    repository: RepositoryName,
+    reference: Reference,
+    tags: Vec<Tag>,
+    sent: Sent<'_>,
+) -> Result<Response<Body>, Refusal> {
+    if tags.len() > MAX_TAGS_PER_PUSH {
+        return Err(Error::TooManyTags(tags.len()).into());
+    }
+    let condition = condition(sent.headers)?;
+    let stated = stated_media_type(sent.headers)?;
+    let bytes = manifest_bytes(sent).await?;
+    let store = Arc::clone(store);
+    Ok(blocking(move || {
+        let media_type = match stated {
+            Some(media_type) => media_type,
+            None => Manifest::media_type_of(&bytes)?,
+        };
+        let (manifest, pushed) = match reference {
+            Reference::Digest(digest) => (Manifest::verified(media_type, bytes, &digest)?, tags.clone()),
+            Reference::Tag(tag) => (Manifest::new(media_type, bytes), vec![tag]),
+        };
+        let subject = manifest.contents()?.subject;
+        let options = PutManifest::new().tags(&pushed).condition(condition);
+        store.put_manifest(&repository, &manifest, &options)?;
+
+        let digest = *manifest.digest();
+        let location = Request::ManifestGet { repository, reference: digest.into() };
+        let mut reply =
+            Reply::new(StatusCode::CREATED).header(LOCATION, path(&location)).header(CONTENT_DIGEST, digest);
+        for tag in &tags {
+            reply = reply.header(OCI_TAG, tag);
+        }
+        if let Some(subject) = subject {
+            reply = reply.header(OCI_SUBJECT, subject);
+        }
+        Ok(reply.done())
+    })
+    .await?)
+}
+
+async fn manifest_bytes(sent: Sent<'_>) -> Result<Vec<u8>, Refusal> {
+    let limit = MAX_MANIFEST_SIZE as u64;
+    let too_large = |size: u64| {
+        let size = usize::try_from(size).unwrap_or(usize::MAX);
+        Refusal::from(Error::from(ManifestError::TooLarge(size)))
+    };
+    if let Some(declared) = sent.declared().filter(|declared| *declared > limit) {
+        return Err(too_large(declared));
+    }
+    match bridge::gather(sent.body, limit, sent.silence).await? {
+        Some(frames) => Ok(frames.concat()),
+        None => Err(too_large(limit + 1)),
+    }
+}
+
+/// The media type that the client states, if it does: what HTTP libraries put there by themselves says nothing.
+fn stated_media_type(headers: &HeaderMap) -> Result<Option<MediaType>> {
+    let Some(header) = headers.get(CONTENT_TYPE) else { return Ok(None) };
+    let media_type = MediaType::from_content_type(&String::from_utf8_lossy(header.as_bytes()))?;
+    Ok(match media_type.as_str() {
+        "application/octet-stream"
+        | "application/json"
+        | "application/x-www-form-urlencoded"
+        | "text/plain" => None,
+        _ => Some(media_type),
+    })
+}
+
+/// What must hold of the tags, as HTTP's conditional requests say it.
+fn condition(headers: &HeaderMap) -> Result<Condition> {
+    if !headers.contains_key(IF_MATCH) && !headers.contains_key(IF_NONE_MATCH) {
+        return Ok(Condition::Any);
+    }
+    let digest = |etag: &str| etag.strip_prefix('"')?.strip_suffix('"')?.parse::<Digest>().ok();
+    match (only(headers, IF_MATCH), only(headers, IF_NONE_MATCH)) {
+        (None, Some("*")) => Ok(Condition::Absent),
+        (Some(etag), None) if digest(etag).is_some() => {
+            Ok(digest(etag).map_or(Condition::Any, Condition::Is))
+        }
+        _ => Err(Error::RequestInvalid(
+            "a push takes the conditions If-None-Match: * and If-Match: \"<digest>\", one of them".to_owned(),
+        )),
+    }
+}

@@ -1,0 +1,120 @@
+//! From a request to its answer.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::header::{CONTENT_LENGTH, EXPECT};
+use http::request::Parts;
+use http::{HeaderValue, Method, Response, StatusCode};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use tokio::time::timeout;
+
+use super::body::Body;
+use super::bridge;
+use super::push::Sent;
+use super::reply::{API_VERSION, Reply};
+use super::{discover, manage, pull, push};
+use crate::store::Store;
+use crate::wire::{ErrorAnswer, Refusal, Request};
+
+/// How much of a body that nobody wants is read, in bytes, so that a client that is still sending gets its answer.
+const UNWANTED: u64 = 1 << 20;
+/// For how long.
+const UNWANTED_TIME: Duration = Duration::from_secs(10);
+/// How much of a path is logged, in characters.
+const LOGGED_PATH: usize = 512;
+
+/// Answers one request, whatever it is.
+pub(super) async fn answer(
+    store: Arc<dyn Store>,
+    request: http::Request<Incoming>,
+    silence: Duration,
+) -> Response<Body> {
+    let began = Instant::now();
+    let (parts, mut body) = request.into_parts();
+    let (refusal, mut response) = match dispatch(&store, &parts, &mut body, silence).await {
+        Ok(response) => (None, response),
+        Err(refusal) => {
+            let response = Reply::from(ErrorAnswer::from(&refusal)).done();
+            (Some(refusal), response)
+        }
+    };
+    if !body.is_end_stream() && !parts.headers.contains_key(EXPECT) {
+        tokio::spawn(discard(body));
+    }
+
+    let length = response.body().left();
+    if parts.method == Method::HEAD {
+        let has_none = matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        if !has_none && !response.headers().contains_key(CONTENT_LENGTH) {
+            response.headers_mut().insert(CONTENT_LENGTH, length.into());
+        }
+        *response.body_mut() = Body::empty();
+    }
+    response.headers_mut().insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
+    log(&parts, response.status(), response.body().left(), began.elapsed(), refusal.as_ref());
+    response
+}
+
+async fn dispatch(
+    store: &Arc<dyn Store>,
+    parts: &Parts,
+    body: &mut Incoming,
+    silence: Duration,
+) -> Result<Response<Body>, Refusal> {
+    let request = Request::parse(&parts.method, parts.uri.path(), parts.uri.query())?;
+    let sent = Sent { headers: &parts.headers, body, silence };
+    match request {
+        Request::Version => Ok(discover::version()),
+        Request::BlobGet { repository, digest } => pull::blob(store, repository, digest, parts).await,
+        Request::BlobHead { repository, digest } => pull::blob_head(store, repository, digest, parts).await,
+        Request::BlobDelete { repository, digest } => manage::delete_blob(store, repository, digest).await,
+        Request::ManifestGet { repository, reference } => {
+            pull::manifest(store, repository, reference, parts).await
+        }
+        Request::ManifestHead { repository, reference } => {
+            pull::manifest_head(store, repository, reference, parts).await
+        }
+        Request::ManifestPut { repository, reference, tags } => {
+            push::manifest(store, repository, reference, tags, sent).await
+        }
+        Request::ManifestDelete { repository, reference } => {
+            manage::delete_manifest(store, repository, reference).await
+        }
+        Request::UploadStart { repository, algorithm } => push::start(store, repository, algorithm).await,
+        Request::UploadWhole { repository, digest } => push::whole(store, repository, digest, sent).await,
+        Request::Mount { repository, digest, from } => push::mount(store, repository, digest, from).await,
+        Request::UploadChunk { repository, id } => push::chunk(store, repository, id, sent).await,
+        Request::UploadFinish { repository, id, digest } => {
+            push::finish(store, repository, id, digest, sent).await
+        }
+        Request::UploadStatus { repository, id } => push::status(store, repository, id).await,
+        Request::UploadCancel { repository, id } => push::cancel(store, repository, id).await,
+        Request::Tags { repository, n, last } => discover::tags(store, repository, n, last).await,
+        Request::Repositories { n, last } => discover::repositories(store, n, last).await,
+        Request::Referrers { repository, digest, artifact_type, n, last } => {
+            discover::referrers(store, repository, digest, artifact_type, n, last).await
+        }
+    }
+}
+
+/// Reads on for a while beside the answer: a connection that is closed while its client sends is reset, and the answer lost.
+async fn discard(mut body: Incoming) {
+    // What remains unread after that is the client's loss; the connection ends with it.
+    let _ = timeout(UNWANTED_TIME, bridge::drain(&mut body, UNWANTED)).await;
+}
+
+fn log(parts: &Parts, status: StatusCode, bytes: u64, took: Duration, refusal: Option<&Refusal>) {
+    let method = &parts.method;
+    let path: String = parts.uri.path().chars().take(LOGGED_PATH).collect();
+    let (status, millis) = (status.as_u16(), took.as_secs_f64() * 1000.0);
+    match refusal {
+        Some(error) if status >= 500 => {
+            tracing::error!(%method, path, status, bytes, millis, %error, "request");
+        }
+        Some(error) => tracing::info!(%method, path, status, bytes, millis, %error, "request"),
+        None if parts.method.is_safe() => tracing::debug!(%method, path, status, bytes, millis, "request"),
+        None => tracing::info!(%method, path, status, bytes, millis, "request"),
+    }
+}

@@ -1,0 +1,10 @@
+//! The distribution-spec's protocol as values: requests, byte ranges and error answers. No sockets, no async, no store; a
+//! server parses with it, a client writes with it.
+
+mod errors;
+mod range;
+mod request;
+
+pub use errors::{ErrorAnswer, ErrorBody, ErrorEntry};
+pub use range::{ByteRange, ChunkRange, ChunkRangeError};
+pub use request::{Refusal, Request};
