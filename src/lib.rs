@@ -49,6 +49,7 @@
 pub mod conformance;
 mod error;
 pub mod oci;
+pub mod registry;
 #[cfg(feature = "server")]
 pub mod server;
 pub mod store;
@@ -56,3 +57,4 @@ pub mod store;
 pub mod wire;
 
 pub use error::{Error, ErrorCode, Result};
+pub use registry::Registry;

@@ -1,5 +1,6 @@
 //! Listings: lexical, by pages, and in the midst of change (C8).
 
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -14,8 +15,8 @@ use crate::error::Error;
 use crate::oci::{Algorithm, Descriptor, Digest, Manifest, MediaType, RepositoryName, Tag};
 use crate::store::Condition;
 
-/// Walks a listing by pages and checks that each fits the limit and the walk ends.
-fn walk<T, K: Clone>(
+/// Walks a listing by pages and checks that each fits the limit and brings the walk nearer to its end.
+fn walk<T, K: Clone + Ord + fmt::Debug>(
     limit: usize,
     key: impl Fn(&T) -> K,
     page: impl Fn(Option<&K>) -> crate::store::Page<T>,
@@ -28,8 +29,12 @@ fn walk<T, K: Clone>(
             !found.more || !found.items.is_empty(),
             "an empty page that claims more can never be followed"
         );
-        after = found.items.last().map(&key).or(after);
-        all.extend(found.items);
+        for entry in found.items {
+            let here = key(&entry);
+            assert!(after.as_ref() < Some(&here), "{here:?} is listed after {after:?}");
+            after = Some(here);
+            all.push(entry);
+        }
         if !found.more {
             return all;
         }
@@ -136,11 +141,15 @@ pub fn repositories_are_those_that_hold_anything(harness: &dyn Harness) {
         loop {
             let page = base.store.repositories(after.as_ref(), limit).unwrap();
             assert!(page.items.len() <= limit);
-            after = page.items.last().cloned().or(after);
-            let ours = page.items.iter().filter(|name| name.as_str().starts_with(base.name.as_str()));
-            let count = ours.clone().count();
-            all.extend(ours.cloned());
-            if !page.more || count < page.items.len() {
+            for name in page.items {
+                assert!(after.as_ref() < Some(&name), "{name} is listed after {after:?}");
+                if !name.as_str().starts_with(base.name.as_str()) {
+                    return all;
+                }
+                after = Some(name.clone());
+                all.push(name);
+            }
+            if !page.more {
                 return all;
             }
         }

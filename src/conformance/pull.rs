@@ -9,16 +9,24 @@ use crate::oci::{Algorithm, Descriptor, Manifest, MediaType, Reference, Reposito
 use crate::store::Content;
 
 /// Sizes of blobs at which a store may change its ways.
-const SIZES: [usize; 9] = [
-    0, // an upload without a single write
-    1, // the least that a session can hold
+const SIZES: [usize; 13] = [
+    // An upload without a single write, and the least that a session can hold.
+    0,
+    1,
+    // A page, and the largest value that an embedded database takes.
     4095,
     4096,
-    4097, // a page, and the largest value that an embedded database takes
+    4097,
+    // Where small content ends, and common sizes of buffers.
+    16_384,
+    16_385,
+    32_768,
+    32_769,
     65_535,
     65_536,
-    65_537,        // where small content ends, and a common size of buffers
-    (1 << 20) + 3, // several buffers, the last one not full
+    65_537,
+    // Several buffers, the last one not full.
+    (1 << 20) + 3,
 ];
 
 /// A blob of any size reads as it was written, from any position, by both algorithms; beyond its end nothing reads.
