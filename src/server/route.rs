@@ -18,8 +18,9 @@ use super::{discover, manage, pull, push};
 use crate::store::Store;
 use crate::wire::{ErrorAnswer, Refusal, Request};
 
-/// How much of a body that nobody wants is read, in bytes, so that a client that is still sending gets its answer.
-const UNWANTED: u64 = 1 << 20;
+/// How much of a body that nobody wants is read, in bytes: more than the chunks that clients upload, so that they get their
+/// answer and keep their connection.
+const UNWANTED: u64 = 32 << 20;
 /// For how long.
 const UNWANTED_TIME: Duration = Duration::from_secs(10);
 /// How much of a path is logged, in characters.
