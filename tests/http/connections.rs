@@ -221,3 +221,21 @@ fn many_clients_push_and_pull_the_same_blob_at_once() {
         });
     });
 }
+
+/// A client that asks and does not read is not kept, however well it keeps the connection.
+#[test]
+fn a_client_that_does_not_read_is_let_go() {
+    for (_, store) in stores() {
+        // More than the buffers on the way take, pushed through a server that has patience.
+        let patient = Fixture::new(Arc::clone(&store), ServerOptions::new());
+        let digest = push_blob(&mut patient.client(), "a", &bytes(32 << 20));
+        let options = ServerOptions::new().silence_limit(Duration::from_millis(50));
+        let mut fixture = Fixture::new(store, options);
+        let mut client = fixture.client();
+        client.head("GET", &format!("/v2/a/blobs/{digest}"), &[]);
+        assert_eq!(client.line(), "HTTP/1.1 200 OK");
+        fixture.shut_down();
+        // The drain limit is far off: what ends the connection is its silence.
+        fixture.wait();
+    }
+}

@@ -13,27 +13,27 @@ use tokio::sync::oneshot;
 use crate::client::{Answer, Client};
 
 /// A fresh store of each kind, with its name.
-pub fn stores() -> Vec<(&'static str, Arc<dyn Store>)> {
+pub(crate) fn stores() -> Vec<(&'static str, Arc<dyn Store>)> {
     vec![("memory", Arc::new(Memory::new()))]
 }
 
 /// Runs a test over every store.
-pub fn each(test: impl Fn(&Fixture)) {
+pub(crate) fn each(test: impl Fn(&Fixture)) {
     for (name, store) in stores() {
         println!("store: {name}");
         test(&Fixture::new(store, ServerOptions::new()));
     }
 }
 
-pub struct Fixture {
-    pub address: SocketAddr,
-    pub store: Arc<dyn Store>,
+pub(crate) struct Fixture {
+    pub(crate) address: SocketAddr,
+    pub(crate) store: Arc<dyn Store>,
     shutdown: Option<oneshot::Sender<()>>,
     serving: Option<JoinHandle<()>>,
 }
 
 impl Fixture {
-    pub fn new(store: Arc<dyn Store>, options: ServerOptions) -> Self {
+    pub(crate) fn new(store: Arc<dyn Store>, options: ServerOptions) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
@@ -49,17 +49,17 @@ impl Fixture {
         Self { address, store, shutdown: Some(shutdown), serving: Some(serving) }
     }
 
-    pub fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         Client::new(self.address)
     }
 
     /// Tells the server to shut down, and does not wait for it.
-    pub fn shut_down(&mut self) {
+    pub(crate) fn shut_down(&mut self) {
         drop(self.shutdown.take());
     }
 
     /// Waits until the server and all that it started have ended.
-    pub fn wait(&mut self) {
+    pub(crate) fn wait(&mut self) {
         self.serving.take().unwrap().join().unwrap();
     }
 }
@@ -74,16 +74,16 @@ impl Drop for Fixture {
     }
 }
 
-pub fn sha256(bytes: &[u8]) -> String {
+pub(crate) fn sha256(bytes: &[u8]) -> String {
     Algorithm::Sha256.digest(bytes).to_string()
 }
 
-pub fn sha512(bytes: &[u8]) -> String {
+pub(crate) fn sha512(bytes: &[u8]) -> String {
     Algorithm::Sha512.digest(bytes).to_string()
 }
 
 /// Bytes that repeat nowhere near where a mistake would shift them to.
-pub fn bytes(size: usize) -> Vec<u8> {
+pub(crate) fn bytes(size: usize) -> Vec<u8> {
     let mut state = 0x9E37_79B9_u32;
     std::iter::repeat_with(|| {
         state ^= state << 13;
@@ -96,7 +96,7 @@ pub fn bytes(size: usize) -> Vec<u8> {
     .collect()
 }
 
-pub fn push_blob(client: &mut Client, repository: &str, bytes: &[u8]) -> String {
+pub(crate) fn push_blob(client: &mut Client, repository: &str, bytes: &[u8]) -> String {
     let digest = sha256(bytes);
     let answer = client.send("POST", &format!("/v2/{repository}/blobs/uploads/?digest={digest}"), &[], bytes);
     assert_eq!(answer.status, 201, "{answer:?}");
@@ -104,7 +104,7 @@ pub fn push_blob(client: &mut Client, repository: &str, bytes: &[u8]) -> String 
 }
 
 /// An image manifest with an empty config, which is pushed along, and `fields` put over it.
-pub fn image(client: &mut Client, repository: &str, fields: &serde_json::Value) -> Vec<u8> {
+pub(crate) fn image(client: &mut Client, repository: &str, fields: &serde_json::Value) -> Vec<u8> {
     let digest = push_blob(client, repository, b"{}");
     let mut image = serde_json::json!({
         "schemaVersion": 2,
@@ -116,10 +116,10 @@ pub fn image(client: &mut Client, repository: &str, fields: &serde_json::Value) 
     image.to_string().into_bytes()
 }
 
-pub const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
-pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub(crate) const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(crate) const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
-pub fn put(client: &mut Client, repository: &str, reference: &str, manifest: &[u8]) -> Answer {
+pub(crate) fn put(client: &mut Client, repository: &str, reference: &str, manifest: &[u8]) -> Answer {
     let headers = [("Content-Type", IMAGE)];
     client.send("PUT", &format!("/v2/{repository}/manifests/{reference}"), &headers, manifest)
 }
