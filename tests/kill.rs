@@ -1,0 +1,196 @@
+//! A registry that is killed in the middle of an upload: what it acknowledged is there, and the upload goes on where it stood.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, ChildStderr, Command, Stdio};
+
+use sledge::oci::{Algorithm, Digest};
+
+/// A `sledge serve` of its own, on a free port. Dropping it kills it as a kill -9 does.
+struct Server {
+    process: Child,
+    address: String,
+    _log: BufReader<ChildStderr>,
+}
+
+impl Server {
+    fn start(folder: &Path) -> Self {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_sledge"))
+            .args(["serve", "--listen", "127.0.0.1:0", "--log", "error", "--data"])
+            .arg(folder)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(process.stderr.take().unwrap());
+        let mut line = String::new();
+        log.read_line(&mut line).unwrap();
+        let address = line.split("http://").nth(1).unwrap_or_else(|| panic!("unexpected first line: {line}"));
+        let address = address.split(',').next().unwrap().to_owned();
+        Self { process, address, _log: log }
+    }
+
+    fn request(&self, method: &str, path: &str, body: &[u8]) -> Answer {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        let length = body.len();
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
+        )
+        .unwrap();
+        stream.write_all(body).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        Answer::of(&answer)
+    }
+
+    /// Where a session stands: the `Range` of an empty one and of one with a single byte are the same, and no test needs either.
+    fn offset(&self, location: &str) -> u64 {
+        let answer = self.request("GET", location, b"");
+        assert_eq!(answer.status, 204);
+        answer.header("range").strip_prefix("0-").unwrap().parse::<u64>().unwrap() + 1
+    }
+
+    /// Bytes that the process has read from files so far; what it receives from sockets is not among them.
+    fn bytes_read(&self) -> u64 {
+        let text = fs::read_to_string(format!("/proc/{}/io", self.process.id())).unwrap();
+        text.lines().find_map(|line| line.strip_prefix("rchar: ")).unwrap().parse().unwrap()
+    }
+
+    fn kill(mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Already gone after `kill`.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+struct Answer {
+    status: u16,
+    headers: String,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    fn of(bytes: &[u8]) -> Self {
+        let end = bytes.windows(4).position(|window| window == b"\r\n\r\n").expect("an answer has a head");
+        let headers = String::from_utf8(bytes[..end].to_vec()).unwrap();
+        let status = headers.split(' ').nth(1).unwrap().parse().unwrap();
+        Self { status, headers, body: bytes[end + 4..].to_vec() }
+    }
+
+    fn header(&self, name: &str) -> &str {
+        self.headers
+            .lines()
+            .filter_map(|line| line.split_once(": "))
+            .find(|(found, _)| found.eq_ignore_ascii_case(name))
+            .unwrap_or_else(|| panic!("no {name} in {}", self.headers))
+            .1
+    }
+}
+
+fn noise(length: usize) -> Vec<u8> {
+    let mut x = 0x9E37_79B9_7F4A_7C15_u64;
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        bytes.extend_from_slice(&x.to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes
+}
+
+fn start_upload(server: &Server) -> String {
+    let answer = server.request("POST", "/v2/a/b/blobs/uploads/", b"");
+    assert_eq!(answer.status, 202);
+    answer.header("location").to_owned()
+}
+
+fn finish(server: &Server, location: &str, rest: &[u8], digest: &Digest) {
+    let answer = server.request("PUT", &format!("{location}?digest={digest}"), rest);
+    assert_eq!(answer.status, 201, "{}", String::from_utf8_lossy(&answer.body));
+}
+
+#[test]
+fn an_upload_goes_on_where_the_server_was_killed_and_reads_nothing_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let content = noise(200 << 20);
+    let digest = Algorithm::Sha256.digest(&content);
+    let server = Server::start(folder.path());
+    let location = start_upload(&server);
+
+    // One request for all of it, of which the server gets three quarters before it is killed.
+    let sent = 150 << 20;
+    let mut stream = TcpStream::connect(&server.address).unwrap();
+    let length = content.len();
+    write!(stream, "PATCH {location} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n").unwrap();
+    stream.write_all(&content[..sent]).unwrap();
+    while server.offset(&location) < sent as u64 {
+        std::thread::yield_now();
+    }
+    server.kill();
+
+    let server = Server::start(folder.path());
+    let offset = usize::try_from(server.offset(&location)).unwrap();
+    // Nothing of the request was acknowledged; what is promised is the last checkpoint, one every 64 MiB.
+    assert!((128 << 20..=sent).contains(&offset), "stands at {offset}");
+    let before = server.bytes_read();
+    finish(&server, &location, &content[offset..], &digest);
+    let read = server.bytes_read() - before;
+    println!(
+        "killed at {sent} bytes, resumed at {offset}; {read} bytes read from files to resume and commit"
+    );
+    assert!(read < 1 << 20, "{read} bytes were read back");
+
+    let answer = server.request("GET", &format!("/v2/a/b/blobs/{digest}"), b"");
+    assert_eq!(answer.status, 200);
+    assert!(answer.body == content);
+}
+
+#[test]
+fn what_a_request_acknowledged_survives_a_kill_to_the_byte() {
+    let folder = tempfile::tempdir().unwrap();
+    // Sizes that fill no chunk, no window and no page; the first is small enough to be held in memory until it is answered.
+    let content = noise((5 << 20) + 77);
+    let cuts = [0, 1_003, 70_001, (3 << 20) + 5, content.len()];
+    let digest = Algorithm::Sha512.digest(&content);
+    let mut server = Server::start(folder.path());
+    let location = start_upload(&server);
+    for part in cuts.windows(2) {
+        let answer = server.request("PATCH", &location, &content[part[0]..part[1]]);
+        assert_eq!((answer.status, answer.header("range")), (202, format!("0-{}", part[1] - 1).as_str()));
+        server.kill();
+        server = Server::start(folder.path());
+        assert_eq!(server.offset(&location), part[1] as u64);
+    }
+    finish(&server, &location, b"", &digest);
+    server.kill();
+
+    let server = Server::start(folder.path());
+    let answer = server.request("GET", &format!("/v2/a/b/blobs/{digest}"), b"");
+    assert!(answer.status == 200 && answer.body == content);
+    assert_eq!(server.request("GET", &location, b"").status, 404, "a committed session is over");
+}
+
+#[test]
+fn a_second_process_is_told_that_the_store_is_in_use() {
+    let folder = tempfile::tempdir().unwrap();
+    let _server = Server::start(folder.path());
+    let second = Command::new(env!("CARGO_BIN_EXE_sledge"))
+        .args(["serve", "--listen", "127.0.0.1:0", "--data"])
+        .arg(folder.path())
+        .output()
+        .unwrap();
+    let told = String::from_utf8(second.stderr).unwrap();
+    assert!(!second.status.success());
+    assert!(told.contains("is in use by another process") && told.contains("hint:"), "{told}");
+}
