@@ -1,21 +1,20 @@
 //! The one seam between async and blocking code.
 
 use std::mem;
-use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use tokio::runtime::Handle;
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};
-use tokio::time::timeout;
 
+use super::arriving::Arriving;
 use crate::error::{Error, Result};
 use crate::store::Upload;
 use crate::wire::Refusal;
 
 /// How much of an upload is gathered before it is handed to the store, in bytes. As much again can be with the store.
 const BATCH: usize = 1 << 20;
+/// The same in frames, as a client can make them small.
+const BATCH_FRAMES: usize = 1024;
 
 /// Runs a store's operation on a thread that may block. It runs to its end, whether or not anybody still waits for it.
 pub(super) async fn blocking<T: Send + 'static>(
@@ -39,19 +38,16 @@ impl Held {
     /// Blocks.
     fn write(&mut self, frames: &[Bytes]) -> Result<()> {
         let Some(upload) = &mut self.0 else { return Ok(()) };
-        write(upload.as_mut(), frames)
+        frames.iter().try_for_each(|frame| write(upload.as_mut(), frame))
     }
 }
 
-/// Appends frames to an upload. Blocks.
-pub(super) fn write(upload: &mut dyn Upload, frames: &[Bytes]) -> Result<()> {
-    for frame in frames {
-        upload.write_all(frame).map_err(|error| match error.downcast::<Error>() {
-            Ok(error) => error,
-            Err(source) => Error::Io { doing: "writing to an upload".to_owned(), source },
-        })?;
-    }
-    Ok(())
+/// Appends bytes to an upload. Blocks.
+pub(super) fn write(upload: &mut dyn Upload, bytes: &[u8]) -> Result<()> {
+    upload.write_all(bytes).map_err(|error| match error.downcast::<Error>() {
+        Ok(error) => error,
+        Err(source) => Error::Io { doing: "writing to an upload".to_owned(), source },
+    })
 }
 
 impl Drop for Held {
@@ -109,12 +105,7 @@ impl Sink {
     /// # Errors
     /// When the body breaks off or falls silent, when it is longer than `limit` (nothing beyond is written), and what
     /// writing fails with. What came is kept; [`Sink::end`] is to be called all the same.
-    pub(super) async fn take(
-        &mut self,
-        body: &mut Incoming,
-        limit: u64,
-        silence: Duration,
-    ) -> Result<u64, Refusal> {
+    pub(super) async fn take(&mut self, body: &mut Arriving, limit: u64) -> Result<u64, Refusal> {
         let mut received = 0;
         let mut ended = false;
         loop {
@@ -125,7 +116,7 @@ impl Sink {
             // The body comes first, so that what is handed over is as much as there is.
             tokio::select! {
                 biased;
-                frame = next(body, silence), if !ended && self.size < BATCH => match frame? {
+                frame = body.next(), if !ended && !self.is_full() => match frame? {
                     Some(frame) => {
                         received += frame.len() as u64;
                         if received > limit {
@@ -146,6 +137,10 @@ impl Sink {
                 () = std::future::ready(()), if !writing && !self.gathered.is_empty() => self.hand_over(),
             }
         }
+    }
+
+    const fn is_full(&self) -> bool {
+        self.size >= BATCH || self.gathered.len() >= BATCH_FRAMES
     }
 
     fn hand_over(&mut self) {
@@ -195,60 +190,6 @@ impl Drop for Sink {
                 }
             })),
             State::Idle(_) | State::Writing(_) | State::Gone => {}
-        }
-    }
-}
-
-/// The next bytes of a body, or `None` at its end.
-///
-/// # Errors
-/// When it breaks off, or nothing comes for as long as `silence`.
-pub(super) async fn next(body: &mut Incoming, silence: Duration) -> Result<Option<Bytes>, Refusal> {
-    loop {
-        match timeout(silence, body.frame()).await {
-            Ok(Some(Ok(frame))) => {
-                // What is no data are trailers, which mean nothing here.
-                if let Ok(bytes) = frame.into_data() {
-                    return Ok(Some(bytes));
-                }
-            }
-            Ok(None) => return Ok(None),
-            Ok(Some(Err(error))) => {
-                let words = format!("the body of the request broke off: {error}");
-                return Err(Error::RequestInvalid(words).into());
-            }
-            Err(_) => {
-                let words = format!("no byte of the body came for {} seconds", silence.as_secs());
-                return Err(Error::RequestInvalid(words).into());
-            }
-        }
-    }
-}
-
-/// All of a body that is at most `limit` bytes long, or `None` for a longer one, of which no more is held.
-pub(super) async fn gather(
-    body: &mut Incoming,
-    limit: u64,
-    silence: Duration,
-) -> Result<Option<Vec<Bytes>>, Refusal> {
-    let (mut frames, mut size) = (Vec::new(), 0);
-    while let Some(frame) = next(body, silence).await? {
-        size += frame.len() as u64;
-        if size > limit {
-            return Ok(None);
-        }
-        frames.push(frame);
-    }
-    Ok(Some(frames))
-}
-
-/// Reads a body and drops it, up to a limit.
-pub(super) async fn drain(body: &mut Incoming, limit: u64) {
-    let mut size = 0;
-    while let Some(Ok(frame)) = body.frame().await {
-        size += frame.data_ref().map_or(0, |bytes| bytes.len() as u64);
-        if size > limit {
-            return;
         }
     }
 }

@@ -37,7 +37,7 @@ pub(super) async fn repositories(
         let n = n.unwrap_or(PAGE).min(LONGEST_PAGE);
         let page = if n == 0 { Page::default() } else { store.repositories(last.as_ref(), n)? };
         let next = next(&page, |last| Request::Repositories { n: Some(n), last: Some(last.clone()) });
-        Ok(listing(StatusCode::OK, next, &json!({ "repositories": page.items })))
+        Ok(listing(StatusCode::OK, next.as_ref(), &json!({ "repositories": page.items })))
     })
     .await?)
 }
@@ -62,7 +62,7 @@ pub(super) async fn tags(
             last: Some(last.tag.clone()),
         });
         let tags: Vec<&Tag> = page.items.iter().map(|tagged| &tagged.tag).collect();
-        Ok(listing(StatusCode::OK, next, &json!({ "name": repository, "tags": tags })))
+        Ok(listing(StatusCode::OK, next.as_ref(), &json!({ "name": repository, "tags": tags })))
     })
     .await?)
 }
@@ -151,9 +151,9 @@ fn link(next: &Request) -> String {
     format!("<{}>; rel=\"next\"", path(next))
 }
 
-fn listing(status: StatusCode, next: Option<Request>, listing: &serde_json::Value) -> Response<Body> {
+fn listing(status: StatusCode, next: Option<&Request>, listing: &serde_json::Value) -> Response<Body> {
     let mut reply = Reply::new(status);
-    if let Some(next) = &next {
+    if let Some(next) = next {
         reply = reply.header(LINK, link(next));
     }
     reply.bytes("application/json", listing.to_string())

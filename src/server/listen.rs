@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::route;
+use super::stall::Stalling;
 use crate::store::Store;
 
 /// How long nothing is accepted after the system had no descriptor or memory for a connection.
@@ -55,8 +56,8 @@ impl ServerOptions {
         self
     }
 
-    /// How long a client may send nothing in the middle of a request's body; 120 s by default. An upload is then suspended, as if the
-    /// connection had been cut.
+    /// How long a client may send nothing in the middle of a request's body, and how long it may read nothing of an answer; 120 s
+    /// by default. An upload is then suspended, as if the connection had been cut, and an answer is broken off.
     pub const fn silence_limit(mut self, limit: Duration) -> Self {
         self.silence_limit = limit;
         self
@@ -168,7 +169,9 @@ async fn connection(
             async move { Ok::<_, Infallible>(route::answer(store, request, options.silence_limit).await) }
         })
     };
-    let serving = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+    let serving = builder
+        .serve_connection(Stalling::new(TokioIo::new(stream), options.silence_limit), service)
+        .into_owned();
     let mut serving = pin!(watcher.watch(serving));
     // HTTP's own time limits begin when it is known which version is spoken; who never says so is let go here.
     let served = match timeout(options.header_limit, serving.as_mut()).await {

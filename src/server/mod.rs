@@ -4,6 +4,7 @@
 //! two. What a connection holds in memory is bounded: an upload by two batches of 1 MiB, a download by two pieces of 1 MiB, a
 //! manifest by its largest size.
 
+mod arriving;
 mod body;
 mod bridge;
 mod discover;
@@ -13,5 +14,6 @@ mod pull;
 mod push;
 mod reply;
 mod route;
+mod stall;
 
 pub use listen::{Server, ServerOptions};

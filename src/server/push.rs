@@ -1,14 +1,12 @@
 //! Uploading blobs, mounting them, and putting manifests.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::header::{CONTENT_RANGE, CONTENT_TYPE, HeaderMap, IF_MATCH, IF_NONE_MATCH, LOCATION, RANGE};
 use http::{Response, StatusCode};
-use http_body::Body as _;
-use hyper::body::Incoming;
 use uuid::Uuid;
 
+use super::arriving::Arriving;
 use super::body::Body;
 use super::bridge::{self, Held, Sink, blocking};
 use super::reply::{CONTENT_DIGEST, OCI_SUBJECT, OCI_TAG, Reply, UPLOAD_UUID, blob_path, only, path};
@@ -22,21 +20,15 @@ use crate::store::{
 use crate::wire::{ChunkRange, ErrorAnswer, Refusal, Request};
 
 /// A body whose declared length is at most this, in bytes, is gathered whole and then stored in one hop.
-const SMALL: u64 = 64 << 10;
+const SMALL: usize = 64 << 10;
 
-/// The body of a request, with what its headers say of it.
+/// What a request brings.
 pub(super) struct Sent<'a> {
     pub(super) headers: &'a HeaderMap,
-    pub(super) body: &'a mut Incoming,
-    /// How long the client may be silent while it sends.
-    pub(super) silence: Duration,
+    pub(super) body: &'a mut Arriving,
 }
 
 impl Sent<'_> {
-    fn declared(&self) -> Option<u64> {
-        self.body.size_hint().exact()
-    }
-
     /// The part of the blob that the body says it is.
     fn chunk(&self) -> Result<Option<ChunkRange>> {
         if !self.headers.contains_key(CONTENT_RANGE) {
@@ -44,7 +36,7 @@ impl Sent<'_> {
         }
         let range = only(self.headers, CONTENT_RANGE).unwrap_or_default().parse::<ChunkRange>();
         let range = range.map_err(|error| Error::RequestInvalid(error.to_string()))?;
-        match self.declared().filter(|declared| *declared != range.length) {
+        match self.body.declared().filter(|declared| *declared != range.length) {
             Some(received) => Err(Error::SizeMismatch { declared: range.length, received }),
             None => Ok(Some(range)),
         }
@@ -185,7 +177,7 @@ async fn upload(
     sent: Sent<'_>,
 ) -> Result<Stand, Refusal> {
     let range = sent.chunk()?;
-    let declared = sent.declared();
+    let declared = sent.body.declared();
     let mut options = UploadOptions::new();
     if let End::Commit(digest) = then {
         options.algorithm = Some(digest.algorithm());
@@ -201,12 +193,11 @@ async fn upload(
         move || open(store.as_ref(), &repository, session, &options, range)
     };
 
-    if let Some(length) = declared.filter(|length| *length <= SMALL) {
-        let frames = bridge::gather(sent.body, length, sent.silence).await?;
-        let frames = frames.ok_or(Error::SizeMismatch { declared: length, received: length + 1 })?;
+    if declared.is_some_and(|length| length <= SMALL as u64) {
+        let bytes = sent.body.gather(SMALL).await?.unwrap_or_default();
         return Ok(blocking(move || {
             let mut upload = open()?;
-            match bridge::write(upload.as_mut(), &frames) {
+            match bridge::write(upload.as_mut(), &bytes) {
                 Ok(()) => end(upload, then),
                 Err(error) => Err(abandon(upload, session, error)),
             }
@@ -217,7 +208,7 @@ async fn upload(
     let mut sink = Sink::new(blocking(move || open().map(Held::new)).await?);
     // A body without a declared length is held to the range that it claims to be.
     let limit = range.map_or(u64::MAX, |range| range.length);
-    let taken = match sink.take(sent.body, limit, sent.silence).await {
+    let taken = match sink.take(sent.body, limit).await {
         Ok(received) => match range.filter(|range| range.length != received) {
             Some(range) => Err(Error::SizeMismatch { declared: range.length, received }.into()),
             None => Ok(()),
@@ -355,18 +346,12 @@ pub(super) async fn manifest(
 }
 
 async fn manifest_bytes(sent: Sent<'_>) -> Result<Vec<u8>, Refusal> {
-    let limit = MAX_MANIFEST_SIZE as u64;
-    let too_large = |size: u64| {
-        let size = usize::try_from(size).unwrap_or(usize::MAX);
-        Refusal::from(Error::from(ManifestError::TooLarge(size)))
-    };
-    if let Some(declared) = sent.declared().filter(|declared| *declared > limit) {
-        return Err(too_large(declared));
+    let declared = sent.body.declared().map_or(0, |length| usize::try_from(length).unwrap_or(usize::MAX));
+    if declared > MAX_MANIFEST_SIZE {
+        return Err(Error::from(ManifestError::TooLarge(declared)).into());
     }
-    match bridge::gather(sent.body, limit, sent.silence).await? {
-        Some(frames) => Ok(frames.concat()),
-        None => Err(too_large(limit + 1)),
-    }
+    let bytes = sent.body.gather(MAX_MANIFEST_SIZE).await?;
+    Ok(bytes.ok_or(Error::ManifestInvalid(ManifestError::TooLarge(MAX_MANIFEST_SIZE + 1)))?)
 }
 
 /// The media type that the client states, if it does: what HTTP libraries put there by themselves says nothing.

@@ -3,25 +3,19 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::{CONTENT_LENGTH, EXPECT};
+use http::header::CONTENT_LENGTH;
 use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode};
-use http_body::Body as _;
 use hyper::body::Incoming;
-use tokio::time::timeout;
 
+use super::arriving::Arriving;
 use super::body::Body;
-use super::bridge;
 use super::push::Sent;
 use super::reply::{API_VERSION, Reply};
 use super::{discover, manage, pull, push};
 use crate::store::Store;
 use crate::wire::{ErrorAnswer, Refusal, Request};
 
-/// How much of a body that nobody wants is read, in bytes, so that a client that is still sending gets its answer.
-const UNWANTED: u64 = 1 << 20;
-/// For how long.
-const UNWANTED_TIME: Duration = Duration::from_secs(10);
 /// How much of a path is logged, in characters.
 const LOGGED_PATH: usize = 512;
 
@@ -32,17 +26,16 @@ pub(super) async fn answer(
     silence: Duration,
 ) -> Response<Body> {
     let began = Instant::now();
-    let (parts, mut body) = request.into_parts();
-    let (refusal, mut response) = match dispatch(&store, &parts, &mut body, silence).await {
+    let (parts, body) = request.into_parts();
+    let mut body = Arriving::new(body, &parts.headers, silence);
+    let (refusal, mut response) = match dispatch(&store, &parts, &mut body).await {
         Ok(response) => (None, response),
         Err(refusal) => {
             let response = Reply::from(ErrorAnswer::from(&refusal)).done();
             (Some(refusal), response)
         }
     };
-    if !body.is_end_stream() && !parts.headers.contains_key(EXPECT) {
-        tokio::spawn(discard(body));
-    }
+    body.discard();
 
     let length = response.body().left();
     if parts.method == Method::HEAD {
@@ -60,11 +53,10 @@ pub(super) async fn answer(
 async fn dispatch(
     store: &Arc<dyn Store>,
     parts: &Parts,
-    body: &mut Incoming,
-    silence: Duration,
+    body: &mut Arriving,
 ) -> Result<Response<Body>, Refusal> {
     let request = Request::parse(&parts.method, parts.uri.path(), parts.uri.query())?;
-    let sent = Sent { headers: &parts.headers, body, silence };
+    let sent = Sent { headers: &parts.headers, body };
     match request {
         Request::Version => Ok(discover::version()),
         Request::BlobGet { repository, digest } => pull::blob(store, repository, digest, parts).await,
@@ -99,12 +91,6 @@ async fn dispatch(
     }
 }
 
-/// Reads on for a while beside the answer: a connection that is closed while its client sends is reset, and the answer lost.
-async fn discard(mut body: Incoming) {
-    // What remains unread after that is the client's loss; the connection ends with it.
-    let _ = timeout(UNWANTED_TIME, bridge::drain(&mut body, UNWANTED)).await;
-}
-
 fn log(parts: &Parts, status: StatusCode, bytes: u64, took: Duration, refusal: Option<&Refusal>) {
     let method = &parts.method;
     let path: String = parts.uri.path().chars().take(LOGGED_PATH).collect();
@@ -113,8 +99,12 @@ fn log(parts: &Parts, status: StatusCode, bytes: u64, took: Duration, refusal: O
         Some(error) if status >= 500 => {
             tracing::error!(%method, path, status, bytes, millis, %error, "request");
         }
+        // Asking for what is not there is how a push begins.
+        Some(error) if status == 404 && method.is_safe() => {
+            tracing::debug!(%method, path, status, bytes, millis, %error, "request");
+        }
         Some(error) => tracing::info!(%method, path, status, bytes, millis, %error, "request"),
-        None if parts.method.is_safe() => tracing::debug!(%method, path, status, bytes, millis, "request"),
+        None if method.is_safe() => tracing::debug!(%method, path, status, bytes, millis, "request"),
         None => tracing::info!(%method, path, status, bytes, millis, "request"),
     }
 }

@@ -46,7 +46,12 @@ pub struct ErrorAnswer {
 }
 
 impl ErrorAnswer {
-    fn new(status: StatusCode, code: Option<ErrorCode>, message: impl ToString, detail: Value) -> Self {
+    fn new(
+        status: StatusCode,
+        code: Option<ErrorCode>,
+        message: &(impl ToString + ?Sized),
+        detail: Value,
+    ) -> Self {
         let code = code.map_or("UNKNOWN", ErrorCode::as_str).to_owned();
         let entry = ErrorEntry { code, message: message.to_string(), detail };
         Self { status, body: ErrorBody { errors: vec![entry] }, allow: None, retry_after: None }

@@ -24,13 +24,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
     let printer = Printer::new();
-    let done = match arguments.command {
-        Command::Serve(serve) => serve.run(printer),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
+    match run(printer) {
+        Ok(code) => code,
         // Whoever reads the output has seen enough.
         Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(failure) => {
@@ -38,4 +34,19 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn run(printer: Printer) -> Result<ExitCode, Failure> {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        // Help and the version are asked for, and printed, this way too.
+        Err(error) => {
+            error.print().map_err(Failure::Output)?;
+            return Ok(if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS });
+        }
+    };
+    match arguments.command {
+        Command::Serve(serve) => serve.run(printer)?,
+    }
+    Ok(ExitCode::SUCCESS)
 }

@@ -14,14 +14,14 @@ pub(crate) enum Failure {
         /// What was being done when it failed; empty where the error says so itself.
         doing: String,
         /// The reason.
-        reason: Box<dyn StdError>,
+        reason: Box<dyn StdError + Send + Sync>,
         /// What the reader can do.
         hint: Option<String>,
     },
 }
 
 impl Failure {
-    pub(crate) fn new(doing: impl Into<String>, reason: impl Into<Box<dyn StdError>>) -> Self {
+    pub(crate) fn new(doing: impl Into<String>, reason: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         Self::Failed { doing: doing.into(), reason: reason.into(), hint: None }
     }
 

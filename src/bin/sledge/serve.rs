@@ -78,7 +78,7 @@ impl Serve {
             LogFormat::Text => subscriber.with_ansi(ansi).try_init(),
             LogFormat::Json => subscriber.json().try_init(),
         };
-        set.map_err(|error| Failure::new("logs cannot be written", error))
+        set.map_err(|error| Failure::new("logs cannot be written", error.to_string()))
     }
 
     fn cannot_listen(&self, error: io::Error) -> Failure {

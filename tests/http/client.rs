@@ -1,0 +1,166 @@
+//! As much HTTP/1.1 as it takes to see what the server really sends.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::Duration;
+
+pub(crate) struct Client(BufReader<TcpStream>);
+
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Client {
+    pub(crate) fn new(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).unwrap();
+        // A server that does not answer fails the test instead of stopping it.
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self(BufReader::new(stream))
+    }
+
+    pub(crate) fn write(&mut self, bytes: impl AsRef<[u8]>) {
+        self.0.get_mut().write_all(bytes.as_ref()).unwrap();
+    }
+
+    /// Sends a request's head.
+    pub(crate) fn head(&mut self, method: &str, path: &str, headers: &[(&str, &str)]) {
+        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: registry\r\n");
+        for (name, value) in headers {
+            head += &format!("{name}: {value}\r\n");
+        }
+        self.write(head + "\r\n");
+    }
+
+    /// Sends a request with its body, and reads the answer.
+    pub(crate) fn send(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+        let length = body.len().to_string();
+        let mut headers = headers.to_vec();
+        if !body.is_empty() || matches!(method, "POST" | "PUT" | "PATCH") {
+            headers.push(("Content-Length", &length));
+        }
+        self.head(method, path, &headers);
+        self.write(body);
+        self.answer(method)
+    }
+
+    /// The same with a body in chunks, and no length.
+    pub(crate) fn send_chunked(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        chunks: &[&[u8]],
+    ) -> Answer {
+        let mut headers = headers.to_vec();
+        headers.push(("Transfer-Encoding", "chunked"));
+        self.head(method, path, &headers);
+        for chunk in chunks {
+            self.chunk(chunk);
+        }
+        self.write("0\r\n\r\n");
+        self.answer(method)
+    }
+
+    /// An empty one would be the last one, so it is left out.
+    pub(crate) fn chunk(&mut self, chunk: &[u8]) {
+        if chunk.is_empty() {
+            return;
+        }
+        self.write(format!("{:x}\r\n", chunk.len()));
+        self.write(chunk);
+        self.write("\r\n");
+    }
+
+    pub(crate) fn get(&mut self, path: &str) -> Answer {
+        self.send("GET", path, &[], b"")
+    }
+
+    /// Reads an answer to a request of this method.
+    pub(crate) fn answer(&mut self, method: &str) -> Answer {
+        let line = self.line();
+        let status =
+            line.strip_prefix("HTTP/1.1 ").unwrap_or_else(|| panic!("{line:?}"))[..3].parse().unwrap();
+        let mut headers = Vec::new();
+        loop {
+            let line = self.line();
+            if line.is_empty() {
+                break;
+            }
+            let (name, value) = line.split_once(": ").unwrap_or_else(|| panic!("{line:?}"));
+            headers.push((name.to_lowercase(), value.to_owned()));
+        }
+        let mut answer = Answer { status, headers, body: Vec::new() };
+        if method != "HEAD" && status >= 200 && status != 204 && status != 304 {
+            let length = answer.header("content-length").expect("an answer has a length").parse().unwrap();
+            answer.body.resize(length, 0);
+            self.0.read_exact(&mut answer.body).unwrap();
+        }
+        answer
+    }
+
+    /// Reads a line.
+    pub(crate) fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.0.read_line(&mut line).unwrap();
+        line.strip_suffix("\r\n").unwrap_or_else(|| panic!("cut off at {line:?}")).to_owned()
+    }
+
+    /// Says that nothing more will be sent.
+    pub(crate) fn cut(&self) {
+        self.0.get_ref().shutdown(Shutdown::Both).unwrap();
+    }
+
+    /// Whether the server has closed the connection, and sent nothing more before.
+    pub(crate) fn is_closed(&mut self) -> bool {
+        self.0.fill_buf().is_ok_and(<[u8]>::is_empty)
+    }
+}
+
+impl Answer {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let mut values = self.headers.iter().filter(|(found, _)| found == name);
+        let (_, value) = values.next()?;
+        assert!(values.next().is_none(), "{name} is there twice");
+        Some(value)
+    }
+
+    pub(crate) fn all(&self, name: &str) -> Vec<&str> {
+        self.headers.iter().filter(|(found, _)| found == name).map(|(_, value)| &**value).collect()
+    }
+
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// The codes of an error answer.
+    pub(crate) fn codes(&self) -> Vec<String> {
+        assert_eq!(self.header("content-type"), Some("application/json"), "{self:?}");
+        let body: sledge::wire::ErrorBody = serde_json::from_slice(&self.body).unwrap();
+        body.errors.into_iter().map(|error| error.code).collect()
+    }
+
+    /// The page that follows, from the `Link` header.
+    pub(crate) fn next(&self) -> Option<&str> {
+        let link = self.header("link")?;
+        Some(link.strip_prefix('<').and_then(|link| link.strip_suffix(">; rel=\"next\"")).unwrap())
+    }
+
+    #[track_caller]
+    pub(crate) fn expect(self, status: u16) -> Self {
+        assert_eq!(self.status, status, "{self:?} {}", String::from_utf8_lossy(&self.body));
+        assert_eq!(self.header("docker-distribution-api-version"), Some("registry/2.0"));
+        self
+    }
+
+    /// An error answer with one code.
+    #[track_caller]
+    pub(crate) fn refused(self, status: u16, code: &str) -> Self {
+        let answer = self.expect(status);
+        assert_eq!(answer.codes(), [code], "{answer:?}");
+        answer
+    }
+}
