@@ -11,10 +11,13 @@ use sledge::store::memory::Memory;
 use tokio::sync::oneshot;
 
 use crate::client::{Answer, Client};
+use crate::offstage::{self, Offstage};
 
 /// A fresh store of each kind, with its name.
 pub(crate) fn stores() -> Vec<(&'static str, Arc<dyn Store>)> {
-    vec![("memory", Arc::new(Memory::new()))]
+    let stores: [(_, Arc<dyn Store>); 1] = [("memory", Arc::new(Memory::new()))];
+    // Also each of them is watched, whatever it is tested for.
+    stores.into_iter().map(|(name, store)| (name, Arc::new(Offstage(store)) as Arc<dyn Store>)).collect()
 }
 
 /// Runs a test over every store.
@@ -70,6 +73,9 @@ impl Drop for Fixture {
         if let Some(serving) = self.serving.take() {
             let ended = serving.join();
             assert!(ended.is_ok() || std::thread::panicking());
+        }
+        if !std::thread::panicking() {
+            offstage::assert_unseen();
         }
     }
 }
