@@ -3,25 +3,23 @@
 //! It is what the durable store is compared with, so it prefers the obvious to the fast: one lock, ordered maps, and
 //! nothing that is kept twice. Nothing in it outlives the process.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::io;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use uuid::Uuid;
 
-use self::upload::{MemoryUpload, Session};
+use self::state::{Pointer, State, StoredManifest};
+use self::upload::MemoryUpload;
 use super::{
-    Blob, BlobStat, Condition, Content, Discover, MAX_TAGS_PER_PUSH, Manage, MountSource, Page, Pull, Push,
-    PutManifest, References, ResidentBytes, Tagged, Upload, UploadOptions, UploadStatus, View,
+    Blob, BlobStat, Condition, Discover, MAX_TAGS_PER_PUSH, Manage, MountSource, Page, Pull, Push,
+    PutManifest, References, Tagged, Upload, UploadOptions, UploadStatus,
 };
 use crate::error::{Error, Result};
-use crate::oci::{
-    Contents, Descriptor, Digest, Manifest, MediaType, Reference, ReferenceRole, RepositoryName, Tag,
-};
+use crate::oci::{Descriptor, Digest, Manifest, MediaType, Reference, RepositoryName, Tag};
 
+mod state;
 mod upload;
 
 /// A store in memory. Clones are handles to the same store.
@@ -61,119 +59,6 @@ impl Default for Memory {
 impl fmt::Debug for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Memory").field("silence", &self.silence).finish_non_exhaustive()
-    }
-}
-
-#[derive(Default)]
-struct State {
-    /// Those that hold anything: an emptied one is removed.
-    repositories: BTreeMap<RepositoryName, Repository>,
-    /// Those that some repository links.
-    blobs: BTreeMap<Digest, StoredBlob>,
-    uploads: BTreeMap<Uuid, Session>,
-}
-
-#[derive(Default)]
-struct Repository {
-    manifests: BTreeMap<Digest, StoredManifest>,
-    /// Each points at one of the manifests.
-    tags: BTreeMap<Tag, Pointer>,
-    links: BTreeSet<Digest>,
-}
-
-struct StoredManifest {
-    manifest: Manifest,
-    subject: Option<Digest>,
-    /// As a listing of referrers shows it.
-    referrer: Descriptor,
-}
-
-#[derive(Clone, Copy)]
-struct Pointer {
-    digest: Digest,
-    updated_at: SystemTime,
-}
-
-struct StoredBlob {
-    stat: BlobStat,
-    bytes: Bytes,
-}
-
-impl State {
-    fn manifest(&self, repository: &RepositoryName, reference: &Reference) -> Result<&Manifest> {
-        let found = self.repositories.get(repository).and_then(|holding| {
-            let digest = match reference {
-                Reference::Tag(tag) => &holding.tags.get(tag)?.digest,
-                Reference::Digest(digest) => digest,
-            };
-            Some(&holding.manifests.get(digest)?.manifest)
-        });
-        found.ok_or_else(|| Error::ManifestUnknown {
-            repository: repository.clone(),
-            reference: reference.clone(),
-        })
-    }
-
-    fn links(&self, repository: &RepositoryName, digest: &Digest) -> bool {
-        self.repositories.get(repository).is_some_and(|holding| holding.links.contains(digest))
-    }
-
-    fn linking(&self, digest: &Digest) -> Vec<RepositoryName> {
-        let linking = self.repositories.iter().filter(|(_, holding)| holding.links.contains(digest));
-        linking.map(|(name, _)| name.clone()).collect()
-    }
-
-    fn blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<&StoredBlob> {
-        let linked = self.links(repository, digest).then(|| self.blobs.get(digest)).flatten();
-        linked.ok_or_else(|| Error::BlobUnknown { repository: repository.clone(), digest: *digest })
-    }
-
-    /// Makes bytes a blob of a repository. Bytes that are there already stay what they are, and as old as they are.
-    fn add_blob(&mut self, repository: &RepositoryName, digest: &Digest, bytes: Vec<u8>) -> BlobStat {
-        let stored = self.blobs.entry(*digest).or_insert_with(|| StoredBlob {
-            stat: BlobStat { digest: *digest, size: bytes.len() as u64, created_at: SystemTime::now() },
-            bytes: Bytes(Arc::new(bytes)),
-        });
-        self.repositories.entry(repository.clone()).or_default().links.insert(*digest);
-        stored.stat
-    }
-
-    /// The references that a repository lacks, each digest once, in the document's order (C2).
-    fn missing(&self, repository: &RepositoryName, contents: &Contents) -> Vec<(ReferenceRole, Digest)> {
-        let holding = self.repositories.get(repository);
-        let mut seen = BTreeSet::new();
-        let mut missing = Vec::new();
-        for reference in contents.references.iter().filter(|reference| !reference.non_distributable) {
-            let present = holding.is_some_and(|holding| match reference.role {
-                ReferenceRole::Manifest(_) => holding.manifests.contains_key(&reference.digest),
-                ReferenceRole::Config | ReferenceRole::Layer(_) => holding.links.contains(&reference.digest),
-            });
-            if !present && seen.insert(reference.digest) {
-                missing.push((reference.role, reference.digest));
-            }
-        }
-        missing
-    }
-
-    fn check(&self, repository: &RepositoryName, tag: &Tag, condition: &Condition) -> Result<()> {
-        let holding = self.repositories.get(repository);
-        let found = holding.and_then(|holding| holding.tags.get(tag)).map(|pointer| pointer.digest);
-        if condition.admits(found.as_ref()) {
-            Ok(())
-        } else {
-            Err(Error::TagCondition { tag: tag.clone(), found })
-        }
-    }
-
-    fn listed(&self, repository: &RepositoryName) -> Result<&Repository> {
-        self.repositories.get(repository).ok_or_else(|| Error::RepositoryUnknown(repository.clone()))
-    }
-
-    fn forget_if_empty(&mut self, repository: &RepositoryName) {
-        let empty = |holding: &Repository| holding.manifests.is_empty() && holding.links.is_empty();
-        if self.repositories.get(repository).is_some_and(empty) {
-            self.repositories.remove(repository);
-        }
     }
 }
 
@@ -390,42 +275,6 @@ impl Manage for Memory {
         if state.linking(digest).is_empty() {
             state.blobs.remove(digest);
         }
-        Ok(())
-    }
-}
-
-/// A blob's bytes, as the upload left them: a commit moves them here without a copy (C10).
-#[derive(Clone)]
-struct Bytes(Arc<Vec<u8>>);
-
-impl Content for Bytes {
-    fn len(&self) -> u64 {
-        self.0.len() as u64
-    }
-
-    fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    fn read_at(&self, position: u64, buffer: &mut [u8]) -> io::Result<()> {
-        let start = usize::try_from(position).ok();
-        let from = start.and_then(|start| self.0.get(start..)).unwrap_or_default();
-        let part = from.get(..buffer.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
-        buffer.copy_from_slice(part);
-        Ok(())
-    }
-
-    fn view(&self) -> Option<View> {
-        Some(View::new(Arc::new(self.clone())))
-    }
-}
-
-impl ResidentBytes for Bytes {
-    fn bytes(&self) -> &[u8] {
-        &self.0
-    }
-
-    fn make_resident(&self, _start: usize, _length: usize) -> io::Result<()> {
         Ok(())
     }
 }

@@ -236,7 +236,7 @@ pub trait Upload: io::Write + Send {
     ///
     /// # Errors
     /// [`Error::DigestMismatch`](crate::Error::DigestMismatch), which cancels the session (C5). After any other error the
-    /// session stands where it stood.
+    /// session stands where it stood, unless the store has failed in a way that leaves that unknown: then it is over.
     ///
     /// # Durability
     /// When it returns, the blob survives a power cut (C4).

@@ -9,7 +9,7 @@ use std::thread;
 use clap::{Args, ValueEnum};
 use sledge::server::{Server, ServerOptions};
 use sledge::store::Store;
-use sledge::store::memory::Memory;
+use sledge::store::sled::Sled;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -78,7 +78,7 @@ impl Serve {
             LogFormat::Text => subscriber.with_ansi(ansi).try_init(),
             LogFormat::Json => subscriber.json().try_init(),
         };
-        set.map_err(|error| Failure::new("logs cannot be written", error))
+        set.map_err(|error| Failure::new("logs cannot be written", error.to_string()))
     }
 
     fn cannot_listen(&self, error: io::Error) -> Failure {
@@ -94,8 +94,23 @@ impl Serve {
 }
 
 /// The store that is served.
-fn open_store(_data: &Path) -> Result<Arc<dyn Store>, Failure> {
-    Ok(Arc::new(Memory::new()))
+fn open_store(data: &Path) -> Result<Arc<dyn Store>, Failure> {
+    let store = Sled::open(data).map_err(|error| {
+        let hint = match &error {
+            sledge::Error::NotAStore { .. } => Some("give --data a folder that is empty or does not exist"),
+            sledge::Error::Locked(_) => Some("stop the other process, or give --data another folder"),
+            sledge::Error::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                Some("the folder must be writable: give --data another one, or run as its owner")
+            }
+            _ => None,
+        };
+        let failure = Failure::new(format!("cannot open the store in {}", data.display()), error);
+        match hint {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
+    })?;
+    Ok(Arc::new(store))
 }
 
 fn runtime() -> io::Result<Runtime> {

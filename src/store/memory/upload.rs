@@ -5,7 +5,8 @@ use std::time::{Instant, SystemTime};
 
 use uuid::Uuid;
 
-use super::{Memory, State};
+use super::Memory;
+use super::state::State;
 use crate::error::{Error, Result};
 use crate::oci::{Algorithm, Digest, DigestMismatch, Hasher, RepositoryName};
 use crate::store::{BlobStat, Upload, UploadOptions, UploadStatus};
@@ -170,5 +171,57 @@ impl Drop for MemoryUpload {
     fn drop(&mut self) {
         // Fails where the session has ended or has another writer: then there is nothing to release.
         let _ = self.release();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::store::Push;
+
+    fn started(store: &Memory) -> (RepositoryName, Box<dyn Upload>) {
+        let name: RepositoryName = "a".parse().unwrap();
+        let upload = store.start_upload(&name, &UploadOptions::new()).unwrap();
+        (name, upload)
+    }
+
+    /// What a write failed with, in the crate's own terms.
+    fn told(upload: &mut dyn Upload) -> Error {
+        upload.write(b"late").unwrap_err().downcast().unwrap()
+    }
+
+    #[test]
+    fn a_replaced_writer_is_told_who_has_the_session() {
+        let store = Memory::with_writer_silence(Duration::ZERO);
+        let (name, mut silent) = started(&store);
+        let next = store.resume_upload(&name, silent.id(), &UploadOptions::new()).unwrap();
+        assert!(matches!(told(&mut *silent), Error::UploadBusy(id) if id == next.id()));
+        assert!(matches!(silent.suspend(), Err(Error::UploadBusy(_))));
+        assert_eq!(store.upload_status(&name, next.id()).unwrap().offset, 0);
+    }
+
+    #[test]
+    fn a_replaced_writer_does_not_release_the_session() {
+        let patient = Memory::new();
+        let (name, silent) = started(&patient);
+        let id = silent.id();
+        // The same store, seen by one who waits for nobody.
+        let impatient = Memory { silence: Duration::ZERO, ..patient.clone() };
+        let next = impatient.resume_upload(&name, id, &UploadOptions::new()).unwrap();
+        drop(silent);
+        let refused = patient.resume_upload(&name, id, &UploadOptions::new());
+        assert!(matches!(refused.map(drop), Err(Error::UploadBusy(_))));
+        drop(next);
+        assert!(patient.resume_upload(&name, id, &UploadOptions::new()).is_ok());
+    }
+
+    #[test]
+    fn a_cancelled_writer_is_told_that_the_session_is_gone() {
+        let store = Memory::new();
+        let (name, mut upload) = started(&store);
+        store.cancel_upload(&name, upload.id()).unwrap();
+        assert!(matches!(told(&mut *upload), Error::UploadUnknown { id, .. } if id == upload.id()));
     }
 }

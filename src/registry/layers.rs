@@ -1,0 +1,258 @@
+//! A repository's layers: reading them, and the sessions that upload them.
+
+use std::fmt;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::time::SystemTime;
+
+use uuid::Uuid;
+
+use super::Repository;
+use crate::error::{Error, Result};
+use crate::oci::{Algorithm, Digest};
+use crate::store::{Blob, BlobStat, MountSource, Upload, UploadOptions, UploadStatus};
+
+/// A repository's layers, configs and other blobs.
+#[derive(Clone, Debug)]
+pub struct Layers {
+    repository: Repository,
+}
+
+impl Layers {
+    pub(super) const fn new(repository: Repository) -> Self {
+        Self { repository }
+    }
+
+    /// Whether the repository links such a layer.
+    ///
+    /// # Errors
+    /// Only what the storage itself fails with.
+    pub fn exists(&self, digest: &Digest) -> Result<bool> {
+        match self.stat(digest) {
+            Ok(_) => Ok(true),
+            Err(Error::BlobUnknown { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What is known of a layer without opening it.
+    ///
+    /// # Errors
+    /// [`Error::BlobUnknown`].
+    pub fn stat(&self, digest: &Digest) -> Result<BlobStat> {
+        self.repository.store.stat(&self.repository.name, digest)
+    }
+
+    /// Opens a layer for reading, at its first byte.
+    ///
+    /// # Errors
+    /// [`Error::BlobUnknown`].
+    pub fn fetch(&self, digest: &Digest) -> Result<Layer> {
+        let blob = self.repository.store.blob(&self.repository.name, digest)?;
+        Ok(Layer { blob, position: 0 })
+    }
+
+    /// Stores bytes that are all in memory as a layer, under their sha256 digest.
+    ///
+    /// # Errors
+    /// [`Error::DiskFull`], and what the storage fails with.
+    ///
+    /// # Durability
+    /// As [`LayerUpload::finish`].
+    pub fn put(&self, bytes: &[u8]) -> Result<BlobStat> {
+        let digest = Algorithm::Sha256.digest(bytes);
+        let mut upload = self.upload(&UploadOptions::new().size(bytes.len() as u64))?;
+        if let Err(error) = upload.write_all(bytes) {
+            // Nobody knows the session's id: suspended, it would only take room until it expires. What made the write
+            // fail is what is told, whether or not the session can be ended.
+            let _ = upload.cancel();
+            let doing = format!("storing layer {digest}");
+            return Err(error.downcast::<Error>().unwrap_or_else(Error::io(doing)));
+        }
+        upload.finish(&digest)
+    }
+
+    /// Begins to upload a layer.
+    ///
+    /// # Errors
+    /// [`Error::DiskFull`] where the size is known and there is no room.
+    pub fn upload(&self, options: &UploadOptions) -> Result<LayerUpload> {
+        self.repository.store.start_upload(&self.repository.name, options).map(LayerUpload)
+    }
+
+    /// Takes up an upload where it stands: [`LayerUpload::offset`].
+    ///
+    /// # Errors
+    /// [`Error::UploadUnknown`], and [`Error::UploadBusy`] while somebody else is writing to it.
+    pub fn resume(&self, id: Uuid) -> Result<LayerUpload> {
+        let options = UploadOptions::new();
+        self.repository.store.resume_upload(&self.repository.name, id, &options).map(LayerUpload)
+    }
+
+    /// Where an upload stands, whether or not somebody is writing to it.
+    ///
+    /// # Errors
+    /// [`Error::UploadUnknown`].
+    pub fn status(&self, id: Uuid) -> Result<UploadStatus> {
+        self.repository.store.upload_status(&self.repository.name, id)
+    }
+
+    /// Ends an upload, whether or not somebody is writing to it. One that is not there is a success.
+    ///
+    /// # Errors
+    /// Only what the storage itself fails with.
+    pub fn cancel(&self, id: Uuid) -> Result<()> {
+        self.repository.store.cancel_upload(&self.repository.name, id)
+    }
+
+    /// Links a layer of another repository of the same store into this one.
+    ///
+    /// # Errors
+    /// [`Error::BlobUnknown`] where that repository does not link it.
+    ///
+    /// # Durability
+    /// As [`LayerUpload::finish`].
+    pub fn mount(&self, digest: &Digest, from: &Repository) -> Result<BlobStat> {
+        let source = MountSource::Repository(&from.name);
+        self.repository.store.mount(&self.repository.name, digest, &source)
+    }
+
+    /// Unlinks a layer from the repository, even if a manifest references it.
+    ///
+    /// # Errors
+    /// [`Error::BlobUnknown`].
+    pub fn delete(&self, digest: &Digest) -> Result<()> {
+        self.repository.store.delete_blob(&self.repository.name, digest)
+    }
+}
+
+/// A layer that is open for reading. A clone reads the same bytes from a position of its own.
+#[derive(Clone, Debug)]
+pub struct Layer {
+    blob: Blob,
+    position: u64,
+}
+
+impl Layer {
+    /// Its digest.
+    #[must_use]
+    pub const fn digest(&self) -> &Digest {
+        &self.blob.stat.digest
+    }
+
+    /// Its size in bytes.
+    #[must_use]
+    pub const fn len(&self) -> u64 {
+        self.blob.stat.size
+    }
+
+    /// Whether it has no bytes.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// When it was first committed to the store.
+    #[must_use]
+    pub const fn created_at(&self) -> SystemTime {
+        self.blob.stat.created_at
+    }
+
+    /// The blob beneath, for reading at any position and for views.
+    #[must_use]
+    pub const fn blob(&self) -> &Blob {
+        &self.blob
+    }
+}
+
+impl Read for Layer {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.len().saturating_sub(self.position);
+        let length = usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()));
+        if length == 0 {
+            return Ok(0);
+        }
+        let (part, _) = buffer.split_at_mut(length);
+        self.blob.content.read_at(self.position, part)?;
+        self.position += length as u64;
+        Ok(length)
+    }
+}
+
+impl Seek for Layer {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let position = match to {
+            SeekFrom::Start(position) => Some(position),
+            SeekFrom::End(distance) => self.len().checked_add_signed(distance),
+            SeekFrom::Current(distance) => self.position.checked_add_signed(distance),
+        };
+        // As with a file, a position beyond the end is one where nothing is read.
+        self.position = position.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(self.position)
+    }
+}
+
+/// An upload in the hands of its one writer. Dropping it suspends the session, which [`Layers::resume`] takes up again.
+pub struct LayerUpload(Box<dyn Upload>);
+
+impl LayerUpload {
+    /// The session's id, to resume it by. It is not to be guessed.
+    #[must_use]
+    pub fn id(&self) -> Uuid {
+        self.0.id()
+    }
+
+    /// When the session was started.
+    #[must_use]
+    pub fn started_at(&self) -> SystemTime {
+        self.0.started_at()
+    }
+
+    /// How many bytes it has: the position of the next.
+    #[must_use]
+    pub fn offset(&self) -> u64 {
+        self.0.offset()
+    }
+
+    /// Suspends the session and says whether that worked; to drop it does the same and says nothing.
+    ///
+    /// # Errors
+    /// What the storage fails with; the session may then stand at an earlier offset.
+    pub fn suspend(self) -> Result<()> {
+        self.0.suspend()
+    }
+
+    /// Makes the bytes a layer of the repository and ends the session.
+    ///
+    /// # Errors
+    /// [`Error::DigestMismatch`], which cancels the session. After any other error it stands where it stood.
+    ///
+    /// # Durability
+    /// When it returns, the layer survives a power cut, if the store is one that survives anything.
+    pub fn finish(self, digest: &Digest) -> Result<BlobStat> {
+        self.0.commit(digest)
+    }
+
+    /// Ends the session and drops its bytes.
+    ///
+    /// # Errors
+    /// Only what the storage itself fails with.
+    pub fn cancel(self) -> Result<()> {
+        self.0.cancel()
+    }
+}
+
+impl Write for LayerUpload {
+    fn write(&mut self, content: &[u8]) -> io::Result<usize> {
+        self.0.write(content)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl fmt::Debug for LayerUpload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LayerUpload({} at byte {})", self.id(), self.offset())
+    }
+}

@@ -1,0 +1,107 @@
+//! What the writer's work is done on: it decides by what the index says, and changes it within the bounds of D4.
+
+use super::index::{Changes, Index};
+use super::leftovers::Retired;
+use super::schema::damaged;
+use crate::error::{Error, Result};
+
+/// The most bytes of keys and values that enter the index between two data syncs (D4).
+pub(super) const WINDOW: usize = 64 << 10;
+
+/// The writer's place of work. Whoever has it is alone in changing the index, and can look before writing.
+pub(super) struct Desk<'a> {
+    index: &'a Index,
+    /// Bytes that entered since the last data sync.
+    entered: &'a mut usize,
+    retired: &'a mut Vec<Retired>,
+    /// The first failure of the index itself. What comes after it is refused: the index must be opened again (D8).
+    failure: Option<Error>,
+}
+
+impl<'a> Desk<'a> {
+    pub(super) const fn new(index: &'a Index, entered: &'a mut usize, retired: &'a mut Vec<Retired>) -> Self {
+        Self { index, entered, retired, failure: None }
+    }
+
+    pub(super) const fn index(&self) -> &Index {
+        self.index
+    }
+
+    /// Makes changes, all or none, syncing first what was made before if both together would not fit one window.
+    pub(super) fn apply(&mut self, changes: &Changes) -> Result<()> {
+        if changes.size() > WINDOW {
+            return Err(damaged("a change of the index", "it is larger than one window between two syncs"));
+        }
+        if *self.entered + changes.size() > WINDOW {
+            self.sync()?;
+        }
+        self.check()?;
+        *self.entered += changes.size();
+        let outcome = self.index.apply(changes);
+        self.noting(outcome)
+    }
+
+    /// Makes all changes durable.
+    pub(super) fn sync(&mut self) -> Result<()> {
+        self.check()?;
+        let outcome = self.index.sync();
+        self.noting(outcome)?;
+        *self.entered = 0;
+        Ok(())
+    }
+
+    /// Whether anything entered that is not yet durable.
+    pub(super) const fn is_settled(&self) -> bool {
+        *self.entered == 0
+    }
+
+    fn check(&self) -> Result<()> {
+        match &self.failure {
+            Some(failure) => Err(Error::Unavailable(failure.to_string())),
+            None => Ok(()),
+        }
+    }
+
+    fn noting(&mut self, outcome: Result<()>) -> Result<()> {
+        outcome.map_err(|error| {
+            let told = Error::Unavailable(error.to_string());
+            self.failure.get_or_insert(error);
+            told
+        })
+    }
+
+    /// The failure of the index that happened at this desk.
+    pub(super) fn into_failure(self) -> Option<Error> {
+        self.failure
+    }
+
+    /// Hands over content that no reader can reach any more, to be removed when nothing else is to be done. Its
+    /// [`Leftover`](super::schema::Leftover) record has been written.
+    pub(super) fn retire(&mut self, retired: Retired) {
+        self.retired.push(retired);
+    }
+}
+
+/// Changes that may be made in several steps, because nothing visible depends on them: cut where a window would be exceeded.
+pub(super) struct Steps<'d, 'a> {
+    desk: &'d mut Desk<'a>,
+    changes: Changes,
+}
+
+impl<'d, 'a> Steps<'d, 'a> {
+    pub(super) fn new(desk: &'d mut Desk<'a>) -> Self {
+        Self { desk, changes: Changes::new() }
+    }
+
+    /// The changes so far, for adding at most one more entry; those before it are applied when they fill half a window.
+    pub(super) fn next(&mut self) -> Result<&mut Changes> {
+        if self.changes.size() > WINDOW / 2 {
+            self.desk.apply(&std::mem::take(&mut self.changes))?;
+        }
+        Ok(&mut self.changes)
+    }
+
+    pub(super) fn finish(self) -> Result<()> {
+        if self.changes.is_empty() { Ok(()) } else { self.desk.apply(&self.changes) }
+    }
+}

@@ -1,0 +1,262 @@
+//! The sled database: opening it safely, reading it, changing it, and making changes durable.
+//!
+//! Any thread reads. Only the writer's thread calls [`Index::apply`], [`Index::flush`] and [`Index::sync`] (D5).
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use ::sled::transaction::{ConflictableTransactionError, TransactionError, Transactional};
+use ::sled::{Batch, Config, Db, IVec};
+
+use super::folder::sync_folder;
+use super::schema::{self, Record, Tree, damaged};
+use crate::error::{Error, Result};
+
+/// sled reuses a freed segment on the word of a sync that is none; what one window writes must stay far below one (D4).
+const SEGMENT_SIZE: usize = 4 << 20;
+
+/// An open database.
+pub(super) struct Index {
+    db: Db,
+    trees: BTreeMap<Tree, ::sled::Tree>,
+    /// Opened before the first write, held, and never written through: what `sync_data` is called on (D2).
+    file: File,
+    /// Bytes of keys and values that entered since the last data sync, and the most that ever did.
+    entered: AtomicUsize,
+    most_entered: AtomicUsize,
+}
+
+impl Index {
+    /// Makes an empty database with all its trees, to be synced and renamed by the caller (D3).
+    pub(super) fn create(path: &Path) -> Result<()> {
+        let index = Self::open(path, 1 << 20)?;
+        index.sync()
+    }
+
+    /// Opens the database, and clears away first what would keep it from opening or make it lie (D6).
+    pub(super) fn open(path: &Path, cache_capacity: u64) -> Result<Self> {
+        let failed = |error: io::Error| Error::io(format!("opening the index {}", path.display()))(error);
+        remove_torn_snapshots(path).map_err(failed)?;
+        let file = path.join("db");
+        if file.exists() {
+            File::open(&file).and_then(|file| file.sync_all()).map_err(failed)?;
+        }
+
+        let config = Config::new()
+            .path(path)
+            .cache_capacity(cache_capacity)
+            .segment_size(SEGMENT_SIZE)
+            .flush_every_ms(None)
+            .print_profile_on_drop(false);
+        let db = open_released(&config).map_err(|error| index_error("opening the index", error))?;
+        let file = File::open(&file).map_err(failed)?;
+        let mut trees = BTreeMap::new();
+        for tree in Tree::ALL {
+            let opened =
+                db.open_tree(tree.name()).map_err(|error| index_error("opening the index", error))?;
+            trees.insert(tree, opened);
+        }
+        let index = Self { db, trees, file, entered: AtomicUsize::new(0), most_entered: AtomicUsize::new(0) };
+        // Recovery and new trees wrote; nothing may stand on that before it is durable.
+        index.sync()?;
+        sync_folder(path).map_err(failed)?;
+        Ok(index)
+    }
+
+    fn tree(&self, tree: Tree) -> Result<&::sled::Tree> {
+        self.trees.get(&tree).ok_or_else(|| damaged("the index", "a tree is missing"))
+    }
+
+    pub(super) fn value(&self, tree: Tree, key: &[u8]) -> Result<Option<IVec>> {
+        self.tree(tree)?.get(key).map_err(|error| index_error("reading the index", error))
+    }
+
+    pub(super) fn get<R: Record>(&self, key: &[u8]) -> Result<Option<R>> {
+        self.value(R::TREE, key)?.map(|value| schema::decode(&value)).transpose()
+    }
+
+    pub(super) fn contains(&self, tree: Tree, key: &[u8]) -> Result<bool> {
+        self.tree(tree)?.contains_key(key).map_err(|error| index_error("reading the index", error))
+    }
+
+    /// The entries whose keys begin with `prefix`, after the key `prefix + after` where one is given.
+    pub(super) fn scan(
+        &self,
+        tree: Tree,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+    ) -> Result<impl Iterator<Item = Result<(IVec, IVec)>> + use<>> {
+        let start = match after {
+            Some(after) => Bound::Excluded([prefix, after].concat()),
+            None => Bound::Included(prefix.to_vec()),
+        };
+        let prefix = prefix.to_vec();
+        let entries = self.tree(tree)?.range((start, Bound::Unbounded));
+        Ok(entries
+            .map(|entry| entry.map_err(|error| index_error("reading the index", error)))
+            .take_while(move |entry| entry.as_ref().map_or(true, |(key, _)| key.starts_with(&prefix))))
+    }
+
+    /// Makes changes, all or none of them. Readers see them at once; they are durable after the next [`Index::sync`].
+    pub(super) fn apply(&self, changes: &Changes) -> Result<()> {
+        let entered = self.entered.fetch_add(changes.size, Ordering::Relaxed) + changes.size;
+        self.most_entered.fetch_max(entered, Ordering::Relaxed);
+        let mut batches: BTreeMap<Tree, Batch> = BTreeMap::new();
+        for (tree, key, value) in &changes.entries {
+            let batch = batches.entry(*tree).or_default();
+            match value {
+                Some(value) => batch.insert(key.as_slice(), value.as_slice()),
+                None => batch.remove(key.as_slice()),
+            }
+        }
+        let mut trees = Vec::with_capacity(batches.len());
+        for tree in batches.keys() {
+            trees.push(self.tree(*tree)?);
+        }
+        if trees.is_empty() {
+            return Ok(());
+        }
+        let outcome = trees.as_slice().transaction(|trees| {
+            for (tree, batch) in trees.iter().zip(batches.values()) {
+                tree.apply_batch(batch)?;
+            }
+            Ok::<(), ConflictableTransactionError<()>>(())
+        });
+        outcome.map_err(|error| match error {
+            TransactionError::Storage(error) => index_error("writing the index", error),
+            TransactionError::Abort(()) => damaged("the index", "a transaction was refused"),
+        })
+    }
+
+    /// Hands all changes to the system: they survive the process, and not yet the machine.
+    pub(super) fn flush(&self) -> Result<()> {
+        self.db.flush().map_err(|error| index_error("flushing the index", error))?;
+        Ok(())
+    }
+
+    /// Makes all changes durable (D2).
+    pub(super) fn sync(&self) -> Result<()> {
+        self.flush()?;
+        self.file.sync_data().map_err(Error::io("syncing the index"))?;
+        self.entered.store(0, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The most bytes that ever entered between two data syncs (D4).
+    #[cfg(test)]
+    pub(super) fn most_entered(&self) -> usize {
+        self.most_entered.load(Ordering::Relaxed)
+    }
+
+    /// Closes the database after a failure, and makes the system forget pages that it may hold as clean though the disk never
+    /// took them: what is opened next is what the disk has (D8).
+    pub(super) fn close_after_failure(self) {
+        let Self { db, trees, file, .. } = self;
+        drop(trees);
+        drop(db);
+        // Advice only: where it is not taken, the pages are those that were written, and no less than the disk has.
+        let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
+    }
+}
+
+/// A set of changes, made all at once or not at all.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    entries: Vec<(Tree, Vec<u8>, Option<Vec<u8>>)>,
+    size: usize,
+}
+
+impl Changes {
+    /// What one entry costs besides its key and value, about.
+    const OVERHEAD: usize = 16;
+
+    pub(super) fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets a raw value; at most [`schema::MAX_VALUE`] bytes.
+    pub(super) fn set_value(&mut self, tree: Tree, key: Vec<u8>, value: Vec<u8>) {
+        debug_assert!(value.len() <= schema::MAX_VALUE);
+        self.size += key.len() + value.len() + Self::OVERHEAD;
+        self.entries.push((tree, key, Some(value)));
+    }
+
+    pub(super) fn set<R: Record>(&mut self, key: Vec<u8>, record: &R) -> Result<()> {
+        self.set_value(R::TREE, key, schema::encode(record)?);
+        Ok(())
+    }
+
+    pub(super) fn remove(&mut self, tree: Tree, key: Vec<u8>) {
+        self.size += key.len() + Self::OVERHEAD;
+        self.entries.push((tree, key, None));
+    }
+
+    /// Bytes of keys and values, as D4 counts them.
+    pub(super) const fn size(&self) -> usize {
+        self.size
+    }
+
+    pub(super) const fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+}
+
+/// D6: sled takes a half-written snapshot for the newest one and refuses to open.
+fn remove_torn_snapshots(path: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("snap.") && name.ends_with(".generating") {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// sled lets go of its file a moment after the last handle is dropped, when its threads have ended; the folder's lock already
+/// says that nobody else has it.
+fn open_released(config: &Config) -> ::sled::Result<Db> {
+    let mut attempts = 0;
+    loop {
+        match config.open() {
+            Err(::sled::Error::Io(error))
+                if attempts < 100 && error.to_string().contains("could not acquire lock") =>
+            {
+                attempts += 1;
+                thread::sleep(Duration::from_millis(10));
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+fn index_error(doing: &str, error: ::sled::Error) -> Error {
+    match error {
+        ::sled::Error::Io(source) => Error::Io { doing: doing.to_owned(), source },
+        ::sled::Error::Corruption { .. } => damaged("the index", "sled finds its pages corrupted"),
+        other => damaged("the index", &other.to_string()),
+    }
+}
+
+/// Where the index of an open store is, for opening it again.
+pub(super) struct Location {
+    pub(super) path: PathBuf,
+    pub(super) cache_capacity: u64,
+}
+
+impl Location {
+    pub(super) fn open(&self) -> Result<Index> {
+        Index::open(&self.path, self.cache_capacity)
+    }
+}

@@ -1,0 +1,168 @@
+//! Blobs as the writer sees them: linking what was uploaded, mounting, deleting.
+
+use uuid::Uuid;
+
+use super::desk::Desk;
+use super::index::{Changes, Index};
+use super::leftovers;
+use super::schema::{self, Content, Layer, Link, Placement, Record, Repository, Timestamp, Tree};
+use super::store::Core;
+use crate::error::{Error, Result};
+use crate::oci::{Digest, RepositoryName};
+use crate::store::{BlobStat, MountSource};
+
+/// A blob's record, if the repository links it (C9).
+pub(super) fn find(index: &Index, repository: &RepositoryName, digest: &Digest) -> Result<Layer> {
+    let linked = index.contains(Tree::Links, &schema::digest_within(repository, digest))?;
+    let layer = if linked { index.get::<Layer>(&schema::digest_key(digest))? } else { None };
+    layer.ok_or_else(|| unknown(repository, digest))
+}
+
+pub(super) fn stat(digest: &Digest, layer: &Layer) -> BlobStat {
+    BlobStat { digest: *digest, size: layer.content.size, created_at: layer.created_at.time() }
+}
+
+fn unknown(repository: &RepositoryName, digest: &Digest) -> Error {
+    Error::BlobUnknown { repository: repository.clone(), digest: *digest }
+}
+
+/// What a finished upload brings to the writer: its bytes are durable, or here.
+pub(super) struct Finished {
+    pub(super) repository: RepositoryName,
+    pub(super) session: Uuid,
+    pub(super) digest: Digest,
+    pub(super) content: Content,
+    /// Of inline content, the bytes that are yet to be written and the chunk that they begin with: all of a small blob, or the
+    /// last of a large one.
+    pub(super) tail: Vec<u8>,
+    pub(super) tail_chunk: u32,
+}
+
+impl Finished {
+    /// Makes the blob visible and ends the session, in one transaction.
+    pub(super) fn publish(self, desk: &mut Desk<'_>) -> Result<BlobStat> {
+        let key = schema::digest_key(&self.digest);
+        let mut changes = Changes::new();
+        changes.remove(Tree::Uploads, schema::id_key(self.session));
+        let mut retired = None;
+        let layer = match desk.index().get::<Layer>(&key)? {
+            // Somebody else was first: theirs stays, so that it never moves, and ours goes.
+            Some(layer) => {
+                let written = self.tail_chunk > 0 || matches!(self.content.placement, Placement::File(_));
+                if written {
+                    retired = Some(leftovers::retire(&mut changes, self.content, None)?);
+                }
+                layer
+            }
+            None => {
+                let id = self.content.placement.id();
+                for (number, chunk) in (self.tail_chunk..).zip(self.tail.chunks(schema::MAX_VALUE)) {
+                    changes.set_value(Tree::Chunks, schema::chunk_key(id, number), chunk.to_vec());
+                }
+                let layer = Layer { content: self.content, created_at: Timestamp::now() };
+                changes.set(key, &layer)?;
+                layer
+            }
+        };
+        link(desk.index(), &mut changes, &self.repository, &self.digest)?;
+        desk.apply(&changes)?;
+        if let Some(retired) = retired {
+            desk.retire(retired);
+        }
+        Ok(stat(&self.digest, &layer))
+    }
+}
+
+/// Where a mounted blob comes from, if anywhere.
+pub(super) fn mount_source(
+    core: &Core,
+    digest: &Digest,
+    source: &MountSource<'_>,
+) -> Result<Option<RepositoryName>> {
+    let admits = match source {
+        MountSource::Repository(name) => {
+            let linked =
+                core.read(|index| index.contains(Tree::Links, &schema::digest_within(name, digest)))?;
+            return Ok(linked.then(|| (*name).clone()));
+        }
+        MountSource::Any(admits) => admits,
+    };
+    let prefix = schema::digest_key(digest);
+    let mut after: Option<RepositoryName> = None;
+    loop {
+        // The predicate is the caller's and may ask this store something: it runs with the index let go.
+        let names = core.read(|index| {
+            let after = after.as_ref().map(|name| name.as_str().as_bytes());
+            let uses = index.scan(Tree::Uses, &prefix, after)?.take(256);
+            uses.map(|entry| schema::repository_of_use(&entry?.0)).collect::<Result<Vec<_>>>()
+        })?;
+        after = names.last().cloned();
+        if let Some(admitted) = names.into_iter().find(|name| admits(name)) {
+            return Ok(Some(admitted));
+        }
+        if after.is_none() {
+            return Ok(None);
+        }
+    }
+}
+
+pub(super) fn mount(
+    desk: &mut Desk<'_>,
+    repository: &RepositoryName,
+    digest: &Digest,
+    source: &RepositoryName,
+) -> Result<BlobStat> {
+    // Looked at again here, where nothing can come in between.
+    let layer = find(desk.index(), source, digest).map_err(|_| unknown(repository, digest))?;
+    let mut changes = Changes::new();
+    link(desk.index(), &mut changes, repository, digest)?;
+    desk.apply(&changes)?;
+    Ok(stat(digest, &layer))
+}
+
+pub(super) fn delete(desk: &mut Desk<'_>, repository: &RepositoryName, digest: &Digest) -> Result<()> {
+    let layer = find(desk.index(), repository, digest)?;
+    let mut changes = Changes::new();
+    changes.remove(Tree::Links, schema::digest_within(repository, digest));
+    changes.remove(Tree::Uses, schema::use_key(digest, repository));
+    count(desk.index(), &mut changes, repository, |held| held.links = held.links.saturating_sub(1))?;
+    let mut retired = None;
+    if desk.index().scan(Tree::Uses, &schema::digest_key(digest), None)?.take(2).count() < 2 {
+        changes.remove(Tree::Layers, schema::digest_key(digest));
+        retired = Some(leftovers::retire(&mut changes, layer.content, None)?);
+    }
+    desk.apply(&changes)?;
+    if let Some(retired) = retired {
+        desk.retire(retired);
+    }
+    Ok(())
+}
+
+/// Makes a blob visible in a repository, if it is not yet.
+fn link(index: &Index, changes: &mut Changes, repository: &RepositoryName, digest: &Digest) -> Result<()> {
+    let key = schema::digest_within(repository, digest);
+    if index.contains(Tree::Links, &key)? {
+        return Ok(());
+    }
+    changes.set(key, &Link { linked_at: Timestamp::now() })?;
+    changes.set_value(Tree::Uses, schema::use_key(digest, repository), Vec::new());
+    count(index, changes, repository, |held| held.links += 1)
+}
+
+/// Changes what a repository holds; the record goes when it holds nothing.
+pub(super) fn count(
+    index: &Index,
+    changes: &mut Changes,
+    repository: &RepositoryName,
+    change: impl FnOnce(&mut Repository),
+) -> Result<()> {
+    let key = schema::repository_key(repository);
+    let mut held = index.get::<Repository>(&key)?.unwrap_or_default();
+    change(&mut held);
+    if held == Repository::default() {
+        changes.remove(Repository::TREE, key);
+        Ok(())
+    } else {
+        changes.set(key, &held)
+    }
+}

@@ -1,0 +1,194 @@
+//! Content that nothing visible names: prepared and not published, or retired and not yet gone.
+//!
+//! Its record is written in the transaction that retires it, or before it is prepared, and is removed in the transaction that
+//! publishes it, or when the last of it is gone. So a kill at any moment leaves a record that says what is to be finished, and
+//! nobody walks the store to find it.
+
+use std::fs;
+use std::io::ErrorKind;
+
+use super::content;
+use super::desk::{Desk, WINDOW};
+use super::index::{Changes, Index};
+use super::schema::{self, Content, Leftover, Placement, Tree};
+use super::store::Core;
+use crate::error::Result;
+use crate::oci::{self, Digest, RepositoryName};
+
+/// Retired content on its way out.
+#[derive(Debug)]
+pub(super) struct Retired {
+    leftover: Leftover,
+    /// A manifest's references that are still recorded; `None` until they were read from its bytes.
+    references: Option<Vec<Digest>>,
+}
+
+impl Retired {
+    pub(super) const fn new(leftover: Leftover) -> Self {
+        Self { leftover, references: None }
+    }
+}
+
+/// Adds to `changes` that content is to go, and says what [`Desk::retire`] is to be told when they were applied.
+pub(super) fn retire(
+    changes: &mut Changes,
+    content: Content,
+    manifest: Option<(&RepositoryName, &Digest)>,
+) -> Result<Retired> {
+    let manifest = manifest.map(|(repository, digest)| (repository.to_string(), digest.into()));
+    let leftover = Leftover { content, manifest };
+    changes.set(schema::id_key(content.placement.id()), &leftover)?;
+    Ok(Retired::new(leftover))
+}
+
+/// After opening: takes up all that the last life left, and first of all removes tags whose manifest is gone (C1).
+pub(super) fn recover(desk: &mut Desk<'_>) -> Result<()> {
+    let leftovers: Vec<Leftover> = desk
+        .index()
+        .scan(Tree::Leftovers, &[], None)?
+        .map(|entry| entry.and_then(|(_, value)| schema::decode(&value)))
+        .collect::<Result<_>>()?;
+    for leftover in leftovers {
+        if let Some((repository, digest)) = manifest_of(&leftover)?
+            && !is_visible(desk.index(), &repository, &digest)?
+        {
+            remove_tags(desk, &repository, &digest)?;
+        }
+        desk.retire(Retired::new(leftover));
+    }
+    Ok(())
+}
+
+/// Removes the tags of a manifest that is no longer visible, a window at a time.
+pub(super) fn remove_tags(desk: &mut Desk<'_>, repository: &RepositoryName, digest: &Digest) -> Result<()> {
+    loop {
+        let mut changes = Changes::new();
+        add_tags(desk.index(), &mut changes, repository, digest)?;
+        if changes.is_empty() {
+            return Ok(());
+        }
+        desk.apply(&changes)?;
+    }
+}
+
+/// Adds to `changes` that a manifest's tags go: as many as fit half a window.
+pub(super) fn add_tags(
+    index: &Index,
+    changes: &mut Changes,
+    repository: &RepositoryName,
+    digest: &Digest,
+) -> Result<()> {
+    let prefix = schema::digest_within(repository, digest);
+    for entry in index.scan(Tree::Tagged, &prefix, None)? {
+        if changes.size() > WINDOW / 2 {
+            break;
+        }
+        let tag = schema::tag_after(Tree::Tagged, &entry?.0, &prefix)?;
+        changes.remove(Tree::Tags, schema::tag_within(repository, &tag));
+        changes.remove(Tree::Tagged, schema::tagged_within(repository, digest, &tag));
+    }
+    Ok(())
+}
+
+/// Does about one window's worth of removing. What is finished leaves the list.
+pub(super) fn sweep(desk: &mut Desk<'_>, core: &Core, retired: &mut Vec<Retired>) -> Result<()> {
+    // Records first, durable; then the bytes (D7).
+    if !desk.is_settled() {
+        desk.sync()?;
+    }
+    let mut finished = Changes::new();
+    let mut done = 0;
+    while let Some(next) = retired.get_mut(done) {
+        if finished.size() > WINDOW / 4 || !next.remove_records(desk, core)? {
+            break;
+        }
+        done += 1;
+        // A file that cannot be removed keeps its record, and is tried again after the next opening.
+        if next.unlink(core) {
+            finished.remove(Tree::Leftovers, schema::id_key(next.leftover.content.placement.id()));
+        }
+    }
+    let files =
+        retired.drain(..done).any(|gone| matches!(gone.leftover.content.placement, Placement::File(_)));
+    if files && core.folder.sync_content().is_err() {
+        return Ok(());
+    }
+    desk.apply(&finished)
+}
+
+impl Retired {
+    /// Removes references and chunks, a window at most; `true` when none are left.
+    fn remove_records(&mut self, desk: &mut Desk<'_>, core: &Core) -> Result<bool> {
+        let references = match self.references.take() {
+            Some(references) => references,
+            None => self.recorded_references(desk.index(), core)?,
+        };
+        let references = self.references.insert(references);
+
+        let mut changes = Changes::new();
+        if let Some((repository, digest)) = manifest_of(&self.leftover)? {
+            // Pushed again meanwhile: the same bytes, so the same references, and they are in use.
+            if is_visible(desk.index(), &repository, &digest)? {
+                references.clear();
+            }
+            while changes.size() < WINDOW / 2
+                && let Some(referenced) = references.pop()
+            {
+                changes.remove(Tree::References, schema::pointer_within(&repository, &referenced, &digest));
+            }
+        }
+        // The bytes tell what is to be removed, so they go last.
+        if references.is_empty() {
+            let id = self.leftover.content.placement.id();
+            let mut chunks = desk.index().scan(Tree::Chunks, &schema::id_key(id), None)?;
+            while changes.size() < WINDOW / 2 {
+                match chunks.next() {
+                    Some(entry) => changes.remove(Tree::Chunks, entry?.0.to_vec()),
+                    None => break,
+                }
+            }
+        }
+        let finished = changes.is_empty();
+        desk.apply(&changes)?;
+        Ok(finished)
+    }
+
+    /// What the manifest's bytes say it references. Bytes that are not all there were still being prepared, and references are
+    /// recorded only after them.
+    fn recorded_references(&self, index: &Index, core: &Core) -> Result<Vec<Digest>> {
+        let Some((_, digest)) = manifest_of(&self.leftover)? else { return Ok(Vec::new()) };
+        let Ok(bytes) = content::read_whole(index, core, &self.leftover.content) else {
+            return Ok(Vec::new());
+        };
+        if digest.algorithm().digest(&bytes) != digest {
+            return Ok(Vec::new());
+        }
+        // Which of the possible media types it was pushed with makes no difference to what it references.
+        let contents = oci::Manifest::media_type_of(&bytes)
+            .and_then(|media_type| oci::Manifest::new(media_type, bytes).contents());
+        Ok(contents.map_or_else(|_| Vec::new(), |contents| super::manifests::referenced(&contents)))
+    }
+
+    /// Removes the file, if it is one; `true` if it is gone.
+    fn unlink(&self, core: &Core) -> bool {
+        match self.leftover.content.placement {
+            Placement::Inline(_) => true,
+            Placement::File(id) => match fs::remove_file(core.folder.content(id)) {
+                Ok(()) => true,
+                Err(error) => error.kind() == ErrorKind::NotFound,
+            },
+        }
+    }
+}
+
+fn manifest_of(leftover: &Leftover) -> Result<Option<(RepositoryName, Digest)>> {
+    leftover
+        .manifest
+        .as_ref()
+        .map(|(repository, digest)| Ok((schema::repository_of_key(repository.as_bytes())?, digest.digest()?)))
+        .transpose()
+}
+
+fn is_visible(index: &Index, repository: &RepositoryName, digest: &Digest) -> Result<bool> {
+    index.contains(Tree::Manifests, &schema::digest_within(repository, digest))
+}

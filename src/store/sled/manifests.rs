@@ -1,0 +1,277 @@
+//! Manifests and tags as the writer sees them.
+
+use std::collections::HashSet;
+use std::os::unix::fs::FileExt;
+
+use uuid::Uuid;
+
+use super::content;
+use super::desk::{Desk, Steps, WINDOW};
+use super::index::{Changes, Index};
+use super::layers::count;
+use super::leftovers;
+use super::schema::{
+    self, Content, Leftover, Manifest as Recorded, Placement, Referrer, Tag as RecordedTag, Timestamp, Tree,
+};
+use super::store::Core;
+use crate::error::{Error, Result};
+use crate::oci::{Contents, Descriptor, Digest, Manifest, Reference, ReferenceRole, RepositoryName, Tag};
+use crate::store::{Condition, MAX_TAGS_PER_PUSH, PutManifest, References};
+
+/// The manifest that a reference stands for.
+pub(super) fn find(
+    index: &Index,
+    repository: &RepositoryName,
+    reference: &Reference,
+) -> Result<(Digest, Recorded)> {
+    let unknown = || Error::ManifestUnknown { repository: repository.clone(), reference: reference.clone() };
+    let digest = match reference {
+        Reference::Digest(digest) => *digest,
+        Reference::Tag(tag) => pointed_at(index, repository, tag)?.ok_or_else(unknown)?,
+    };
+    let recorded = index.get::<Recorded>(&schema::digest_within(repository, &digest))?.ok_or_else(unknown)?;
+    Ok((digest, recorded))
+}
+
+pub(super) fn descriptor(digest: Digest, recorded: &Recorded) -> Result<Descriptor> {
+    Ok(Descriptor {
+        media_type: recorded.media_type.parse()?,
+        digest,
+        size: recorded.content.size,
+        artifact_type: None,
+        annotations: Default::default(),
+    })
+}
+
+fn pointed_at(index: &Index, repository: &RepositoryName, tag: &Tag) -> Result<Option<Digest>> {
+    index.get::<RecordedTag>(&schema::tag_within(repository, tag))?.map(|tag| tag.digest.digest()).transpose()
+}
+
+/// What a manifest references, each digest once.
+pub(super) fn referenced(contents: &Contents) -> Vec<Digest> {
+    let mut digests: Vec<Digest> = contents.references.iter().map(|reference| reference.digest).collect();
+    digests.sort_unstable();
+    digests.dedup();
+    digests
+}
+
+/// A manifest to be put: read and checked as far as that needs no look at the store, and its bytes durable if they are a file's.
+pub(super) struct Put {
+    repository: RepositoryName,
+    manifest: Manifest,
+    contents: Contents,
+    tags: Vec<Tag>,
+    condition: Condition,
+    references: References,
+    content: Content,
+}
+
+impl Put {
+    pub(super) fn prepare(
+        core: &Core,
+        repository: &RepositoryName,
+        manifest: &Manifest,
+        options: &PutManifest<'_>,
+    ) -> Result<Self> {
+        if options.tags.len() > MAX_TAGS_PER_PUSH {
+            return Err(Error::TooManyTags(options.tags.len()));
+        }
+        let contents = manifest.contents()?;
+        let id = content::new_id();
+        let bytes = manifest.bytes();
+        let inline = core.options.inline.admits(bytes.len());
+        let placement = if inline { Placement::Inline(id) } else { Placement::File(id) };
+        Ok(Self {
+            repository: repository.clone(),
+            manifest: manifest.clone(),
+            contents,
+            tags: options.tags.to_vec(),
+            condition: options.condition,
+            references: options.references,
+            content: Content { placement, size: bytes.len() as u64 },
+        })
+    }
+
+    /// The id of the file that the bytes are to be in, if they are too many to be inline.
+    pub(super) const fn file(&self) -> Option<Uuid> {
+        match self.content.placement {
+            Placement::Inline(_) => None,
+            Placement::File(id) => Some(id),
+        }
+    }
+
+    /// Writes the bytes to their file, durably but for its name.
+    pub(super) fn write_file(&self, core: &Core, id: Uuid) -> Result<()> {
+        let failed = |error| Error::io(format!("writing content {id}"))(error);
+        let file = content::create_file(core, id).map_err(failed)?;
+        file.write_all_at(self.manifest.bytes(), 0).map_err(failed)?;
+        file.sync_data().map_err(failed)
+    }
+
+    /// Runs on the writer's thread. Whether the bytes that were brought along are the manifest's now, or it was there already.
+    pub(super) fn publish(self, desk: &mut Desk<'_>) -> Result<bool> {
+        let digest = *self.manifest.digest();
+        if self.references == References::MustExist {
+            self.check_references(desk.index())?;
+        }
+        for tag in &self.tags {
+            check(desk.index(), &self.repository, tag, &self.condition)?;
+        }
+
+        let key = schema::digest_within(&self.repository, &digest);
+        let present = desk.index().get::<Recorded>(&key)?;
+        let mut changes = Changes::new();
+        let recorded = Recorded {
+            content: present.as_ref().map_or(self.content, |present| present.content),
+            media_type: self.manifest.media_type().to_string(),
+            subject: self.contents.subject.as_ref().map(Into::into),
+            pushed_at: Timestamp::now(),
+        };
+        changes.set(key, &recorded)?;
+        if let Some(subject) = &self.contents.subject {
+            let artifact_type = self.contents.artifact_type.as_ref().map(ToString::to_string);
+            let key = schema::pointer_within(&self.repository, subject, &digest);
+            changes.set(key, &Referrer { artifact_type })?;
+        }
+        point(desk.index(), &mut changes, &self.repository, &digest, &self.tags)?;
+        if present.is_none() {
+            count(desk.index(), &mut changes, &self.repository, |held| held.manifests += 1)?;
+            self.add_parts(desk, &mut changes)?;
+        }
+        desk.apply(&changes)?;
+        Ok(present.is_none())
+    }
+
+    fn check_references(&self, index: &Index) -> Result<()> {
+        let mut missing: Vec<(ReferenceRole, Digest)> = Vec::new();
+        let mut seen = HashSet::new();
+        for reference in self.contents.references.iter().filter(|reference| !reference.non_distributable) {
+            let tree = match reference.role {
+                ReferenceRole::Manifest(_) => Tree::Manifests,
+                ReferenceRole::Config | ReferenceRole::Layer(_) => Tree::Links,
+            };
+            if seen.insert((tree, reference.digest))
+                && !index.contains(tree, &schema::digest_within(&self.repository, &reference.digest))?
+            {
+                missing.push((reference.role, reference.digest));
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        Err(Error::ReferencesMissing { repository: self.repository.clone(), missing })
+    }
+
+    /// Adds bytes and references: to the publishing transaction where they fit, and else in steps before it, under a record
+    /// that says what to take back if it never comes to publishing.
+    fn add_parts(&self, desk: &mut Desk<'_>, changes: &mut Changes) -> Result<()> {
+        let id = self.content.placement.id();
+        let bytes: &[u8] = match self.content.placement {
+            Placement::Inline(_) => self.manifest.bytes(),
+            Placement::File(_) => &[],
+        };
+        let referenced = referenced(&self.contents);
+        let digest = self.manifest.digest();
+        let reference = |referenced: &Digest| schema::pointer_within(&self.repository, referenced, digest);
+        let each_reference = referenced.first().map_or(0, |first| reference(first).len() + 64);
+        if bytes.len() + referenced.len() * each_reference + changes.size() < WINDOW / 2 {
+            for (number, chunk) in (0..).zip(bytes.chunks(schema::MAX_VALUE)) {
+                changes.set_value(Tree::Chunks, schema::chunk_key(id, number), chunk.to_vec());
+            }
+            for referenced in &referenced {
+                changes.set_value(Tree::References, reference(referenced), Vec::new());
+            }
+            return Ok(());
+        }
+
+        let manifest = Some((self.repository.to_string(), digest.into()));
+        let mut first = Changes::new();
+        first.set(schema::id_key(id), &Leftover { content: self.content, manifest })?;
+        desk.apply(&first)?;
+        let mut steps = Steps::new(desk);
+        content::write_chunks(&mut steps, id, 0, bytes)?;
+        for referenced in &referenced {
+            steps.next()?.set_value(Tree::References, reference(referenced), Vec::new());
+        }
+        steps.finish()?;
+        changes.remove(Tree::Leftovers, schema::id_key(id));
+        Ok(())
+    }
+}
+
+fn check(index: &Index, repository: &RepositoryName, tag: &Tag, condition: &Condition) -> Result<()> {
+    let found = match condition {
+        Condition::Any => return Ok(()),
+        Condition::Absent | Condition::Is(_) => pointed_at(index, repository, tag)?,
+    };
+    if condition.admits(found.as_ref()) {
+        Ok(())
+    } else {
+        Err(Error::TagCondition { tag: tag.clone(), found })
+    }
+}
+
+/// Points tags at a manifest, away from what they point at.
+fn point(
+    index: &Index,
+    changes: &mut Changes,
+    repository: &RepositoryName,
+    digest: &Digest,
+    tags: &[Tag],
+) -> Result<()> {
+    for tag in tags {
+        if let Some(before) = pointed_at(index, repository, tag)?
+            && before != *digest
+        {
+            changes.remove(Tree::Tagged, schema::tagged_within(repository, &before, tag));
+        }
+        changes.set(
+            schema::tag_within(repository, tag),
+            &RecordedTag { digest: digest.into(), updated_at: Timestamp::now() },
+        )?;
+        changes.set_value(Tree::Tagged, schema::tagged_within(repository, digest, tag), Vec::new());
+    }
+    Ok(())
+}
+
+pub(super) fn tag(
+    desk: &mut Desk<'_>,
+    repository: &RepositoryName,
+    digest: &Digest,
+    tags: &[Tag],
+    condition: &Condition,
+) -> Result<()> {
+    find(desk.index(), repository, &Reference::Digest(*digest))?;
+    for tag in tags {
+        check(desk.index(), repository, tag, condition)?;
+    }
+    let mut changes = Changes::new();
+    point(desk.index(), &mut changes, repository, digest, tags)?;
+    desk.apply(&changes)
+}
+
+/// Deletes a manifest and its tags (C1). That the manifest's record goes takes the tags out of every reader's sight; those that
+/// do not fit the same transaction follow before anything else is done, after a restart too.
+pub(super) fn delete(desk: &mut Desk<'_>, repository: &RepositoryName, digest: &Digest) -> Result<()> {
+    let (_, recorded) = find(desk.index(), repository, &Reference::Digest(*digest))?;
+    let mut changes = Changes::new();
+    changes.remove(Tree::Manifests, schema::digest_within(repository, digest));
+    if let Some(subject) = &recorded.subject {
+        changes.remove(Tree::Referrers, schema::pointer_within(repository, &subject.digest()?, digest));
+    }
+    count(desk.index(), &mut changes, repository, |held| held.manifests = held.manifests.saturating_sub(1))?;
+    let retired = leftovers::retire(&mut changes, recorded.content, Some((repository, digest)))?;
+    leftovers::add_tags(desk.index(), &mut changes, repository, digest)?;
+    desk.apply(&changes)?;
+    desk.retire(retired);
+    leftovers::remove_tags(desk, repository, digest)
+}
+
+pub(super) fn delete_tag(desk: &mut Desk<'_>, repository: &RepositoryName, tag: &Tag) -> Result<()> {
+    let reference = Reference::Tag(tag.clone());
+    let (digest, _) = find(desk.index(), repository, &reference)?;
+    let mut changes = Changes::new();
+    changes.remove(Tree::Tags, schema::tag_within(repository, tag));
+    changes.remove(Tree::Tagged, schema::tagged_within(repository, &digest, tag));
+    desk.apply(&changes)
+}

@@ -1,0 +1,127 @@
+//! How a store is opened.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::store::Sled;
+use crate::error::{Error, Result};
+
+/// How a [`Sled`] store is opened; the defaults are those of a registry with little memory.
+///
+/// Nothing here is written down: a store may be opened with other options each time.
+#[derive(Clone, Debug)]
+#[must_use = "options do nothing until `open`"]
+pub struct Options {
+    pub(super) inline: Inline,
+    pub(super) durability: Durability,
+    pub(super) cache_capacity: u64,
+    pub(super) writer_silence: Duration,
+    pub(super) reserve: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            inline: Inline::default(),
+            durability: Durability::default(),
+            cache_capacity: 16 << 20,
+            writer_silence: Duration::from_secs(30),
+            reserve: 32 << 20,
+        }
+    }
+}
+
+impl Options {
+    /// The defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What is kept inside the index instead of in a file of its own. Default: up to 16 KiB.
+    pub const fn inline(mut self, inline: Inline) -> Self {
+        self.inline = inline;
+        self
+    }
+
+    /// When an answer is given. Default: when the disk has it.
+    pub const fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// How many bytes of the index are kept in memory, about. Default: 16 MiB.
+    pub const fn cache_capacity(mut self, bytes: u64) -> Self {
+        self.cache_capacity = bytes;
+        self
+    }
+
+    /// For how long the writer of an upload session must have been silent before another may take over. Default: 30 s.
+    pub const fn writer_silence(mut self, silence: Duration) -> Self {
+        self.writer_silence = silence;
+        self
+    }
+
+    /// How many bytes of the filesystem pushes leave free, so that deleting still works when it is full. Default: 32 MiB.
+    pub const fn reserve(mut self, bytes: u64) -> Self {
+        self.reserve = bytes;
+        self
+    }
+
+    /// Opens the store in a folder, and makes it if the folder is absent or empty.
+    ///
+    /// # Errors
+    /// [`Error::NotAStore`], [`Error::Locked`], [`Error::FormatVersion`], [`Error::Damaged`], [`Error::Io`]: each names the
+    /// folder, and none of them has changed it.
+    pub fn open(self, folder: impl AsRef<Path>) -> Result<Sled> {
+        if let Inline::UpTo(bytes) = self.inline
+            && bytes > Inline::MOST
+        {
+            let most = Inline::MOST;
+            return Err(Error::Unsupported(format!(
+                "content of {bytes} bytes cannot be inline: at most {most}, or all of it"
+            )));
+        }
+        Sled::open_with(folder.as_ref(), self)
+    }
+}
+
+/// Which content is kept inside the index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Inline {
+    /// Blobs and manifests of at most so many bytes, no more than [`Inline::MOST`]; 0 puts all but the empty in files. A blob
+    /// that comes in more than one request is in a file whatever its size.
+    UpTo(usize),
+    /// All of it: the store is one database. For small caches and tests; facts in DESIGN.md tell what it costs.
+    Everything,
+}
+
+impl Inline {
+    /// The most that [`Inline::UpTo`] takes, in bytes: so much of each upload is held in memory.
+    pub const MOST: usize = 32 << 10;
+
+    pub(super) const fn admits(self, size: usize) -> bool {
+        match self {
+            Self::UpTo(most) => size <= most,
+            Self::Everything => true,
+        }
+    }
+}
+
+impl Default for Inline {
+    fn default() -> Self {
+        Self::UpTo(16 << 10)
+    }
+}
+
+/// When an answer is given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Durability {
+    /// When a power cut can no longer take it back.
+    #[default]
+    Strict,
+    /// Before that: a power cut takes back at most what came within this time before it, and leaves the rest whole. For
+    /// caches that can fetch again.
+    Relaxed(Duration),
+}

@@ -1,0 +1,428 @@
+//! Every key and every record of the index, and nothing else. This is the longest-lived interface of the crate.
+//!
+//! ```text
+//! layers-1        digest                          -> Layer         a blob's bytes: where they are, how many
+//! chunks-1        content id, number (u32, BE)    -> bytes         at most 4,096 of them (D1)
+//! links-1         repository 00 digest            -> Link          a blob is visible in this repository
+//! uses-1          digest repository               -> ()            the reverse of links
+//! manifests-1     repository 00 digest            -> Manifest      a manifest is visible in this repository
+//! references-1    repository 00 digest manifest   -> ()            the manifest references the digest
+//! tags-1          repository 00 tag               -> Tag
+//! tagged-1        repository 00 digest tag        -> ()            the reverse of tags
+//! referrers-1     repository 00 subject manifest  -> Referrer
+//! uploads-1       session id                      -> Upload        a suspended or checkpointed session
+//! leftovers-1     content id                      -> Leftover      prepared and not published, or retired and not yet gone
+//! repositories-1  repository                      -> Repository    exists while a counter is above zero
+//! ```
+//!
+//! A digest is one byte for the algorithm and then the raw hash, so that the order of keys is the order of the text forms and
+//! a digest inside a key ends where its algorithm says. Records are bincode (variable-length integers, nothing may follow).
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bincode::Options as _;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::error::{Error, Result};
+use crate::oci::{Algorithm, Digest, RepositoryName, Tag as TagName};
+
+/// The format of the data folder as a whole. It is raised when a tree's name or the layout of the folder changes.
+pub(super) const FORMAT: u32 = 1;
+
+/// The longest value in any tree (D1).
+pub(super) const MAX_VALUE: usize = 4096;
+
+/// The trees. Each name carries the version of its keys and records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Tree {
+    Layers,
+    Chunks,
+    Links,
+    Uses,
+    Manifests,
+    References,
+    Tags,
+    Tagged,
+    Referrers,
+    Uploads,
+    Leftovers,
+    Repositories,
+}
+
+impl Tree {
+    pub(super) const ALL: [Self; 12] = [
+        Self::Layers,
+        Self::Chunks,
+        Self::Links,
+        Self::Uses,
+        Self::Manifests,
+        Self::References,
+        Self::Tags,
+        Self::Tagged,
+        Self::Referrers,
+        Self::Uploads,
+        Self::Leftovers,
+        Self::Repositories,
+    ];
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Layers => "layers-1",
+            Self::Chunks => "chunks-1",
+            Self::Links => "links-1",
+            Self::Uses => "uses-1",
+            Self::Manifests => "manifests-1",
+            Self::References => "references-1",
+            Self::Tags => "tags-1",
+            Self::Tagged => "tagged-1",
+            Self::Referrers => "referrers-1",
+            Self::Uploads => "uploads-1",
+            Self::Leftovers => "leftovers-1",
+            Self::Repositories => "repositories-1",
+        }
+    }
+}
+
+/// A value that has a tree of its own.
+pub(super) trait Record: Serialize + DeserializeOwned {
+    const TREE: Tree;
+}
+
+macro_rules! records {
+    ($($record:ident in $tree:ident),*) => { $( impl Record for $record { const TREE: Tree = Tree::$tree; } )* };
+}
+
+records!(Layer in Layers, Link in Links, Manifest in Manifests, Tag in Tags, Referrer in Referrers, Upload in Uploads,
+    Leftover in Leftovers, Repository in Repositories);
+
+/// Where content is kept. An id is never used twice (D7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Placement {
+    /// In `chunks-1`.
+    Inline(Uuid),
+    /// In the file `content/<id>`.
+    File(Uuid),
+}
+
+impl Placement {
+    pub(super) const fn id(self) -> Uuid {
+        match self {
+            Self::Inline(id) | Self::File(id) => id,
+        }
+    }
+}
+
+/// Content: where it is and how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Content {
+    pub(super) placement: Placement,
+    pub(super) size: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Layer {
+    pub(super) content: Content,
+    pub(super) created_at: Timestamp,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Link {
+    pub(super) linked_at: Timestamp,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Manifest {
+    pub(super) content: Content,
+    pub(super) media_type: String,
+    pub(super) subject: Option<RawDigest>,
+    pub(super) pushed_at: Timestamp,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Tag {
+    pub(super) digest: RawDigest,
+    pub(super) updated_at: Timestamp,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Referrer {
+    pub(super) artifact_type: Option<String>,
+}
+
+/// An upload session that has bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Upload {
+    pub(super) repository: String,
+    pub(super) started_at: Timestamp,
+    pub(super) updated_at: Timestamp,
+    pub(super) algorithm: Algorithm,
+    pub(super) placement: Placement,
+    /// Where the session stood when this was written. Good while the machine that wrote it has not restarted.
+    pub(super) current: Checkpoint,
+    /// Up to here the bytes were on the disk before this was written. Good whatever happened.
+    pub(super) durable: Checkpoint,
+    /// The boot of the machine in which `current` was written, where the system tells.
+    pub(super) boot: Option<Uuid>,
+}
+
+/// An offset and the hash of the bytes up to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Checkpoint {
+    pub(super) offset: u64,
+    pub(super) hash_state: Vec<u8>,
+}
+
+/// Content that nothing visible names, and what goes with it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Leftover {
+    pub(super) content: Content,
+    /// If the content is a manifest's: where it was or was to be visible. Its references and tags go too.
+    pub(super) manifest: Option<(String, RawDigest)>,
+}
+
+/// How much a repository holds; exact, as it changes in the transactions that change what it counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Repository {
+    pub(super) links: u64,
+    pub(super) manifests: u64,
+}
+
+/// Milliseconds since 1970 by the system's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Timestamp(u64);
+
+impl Timestamp {
+    pub(super) fn now() -> Self {
+        Self::of(SystemTime::now())
+    }
+
+    pub(super) fn of(time: SystemTime) -> Self {
+        let since = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        Self(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    pub(super) fn time(self) -> SystemTime {
+        UNIX_EPOCH.checked_add(Duration::from_millis(self.0)).unwrap_or(UNIX_EPOCH)
+    }
+}
+
+/// A digest as it stands in keys: one byte for the algorithm, then the raw hash.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct RawDigest(Vec<u8>);
+
+impl RawDigest {
+    pub(super) fn digest(&self) -> Result<Digest> {
+        match take_digest(&self.0) {
+            Some((digest, b"")) => Ok(digest),
+            _ => Err(damaged("a digest in a record", "it has no known algorithm or the wrong length")),
+        }
+    }
+}
+
+impl From<&Digest> for RawDigest {
+    fn from(digest: &Digest) -> Self {
+        let mut raw = Vec::with_capacity(1 + digest.as_bytes().len());
+        push_digest(&mut raw, digest);
+        Self(raw)
+    }
+}
+
+pub(super) fn encode<R: Serialize>(record: &R) -> Result<Vec<u8>> {
+    let value = bincode::DefaultOptions::new()
+        .serialize(record)
+        .map_err(|error| damaged("a record to be written", &error.to_string()))?;
+    // Reached only by a bug: every text in a record has a limit of its own far below.
+    if value.len() > MAX_VALUE {
+        return Err(damaged("a record to be written", "it is longer than 4,096 bytes"));
+    }
+    Ok(value)
+}
+
+pub(super) fn decode<R: Record>(value: &[u8]) -> Result<R> {
+    bincode::DefaultOptions::new()
+        .with_limit(MAX_VALUE as u64)
+        .deserialize(value)
+        .map_err(|error| damaged(&format!("a record in {}", R::TREE.name()), &error.to_string()))
+}
+
+pub(super) fn damaged(what: &str, reason: &str) -> Error {
+    Error::Damaged { what: what.to_owned(), reason: reason.to_owned() }
+}
+
+fn push_digest(key: &mut Vec<u8>, digest: &Digest) {
+    key.push(match digest.algorithm() {
+        Algorithm::Sha256 => 1,
+        Algorithm::Sha512 => 2,
+    });
+    key.extend_from_slice(digest.as_bytes());
+}
+
+fn take_digest(key: &[u8]) -> Option<(Digest, &[u8])> {
+    let (code, rest) = key.split_first()?;
+    let algorithm = match code {
+        1 => Algorithm::Sha256,
+        2 => Algorithm::Sha512,
+        _ => return None,
+    };
+    let (hash, rest) = rest.split_at_checked(algorithm.size())?;
+    Some((Digest::from_bytes(algorithm, hash).ok()?, rest))
+}
+
+/// The key in `layers-1`, and the prefix of a blob's keys in `uses-1`.
+pub(super) fn digest_key(digest: &Digest) -> Vec<u8> {
+    RawDigest::from(digest).0
+}
+
+pub(super) fn use_key(digest: &Digest, repository: &RepositoryName) -> Vec<u8> {
+    let mut key = digest_key(digest);
+    key.extend_from_slice(repository.as_str().as_bytes());
+    key
+}
+
+/// The repository at the end of a key in `uses-1`.
+pub(super) fn repository_of_use(key: &[u8]) -> Result<RepositoryName> {
+    take_digest(key)
+        .and_then(|(_, repository)| repository_name(repository))
+        .ok_or_else(|| damaged_key(Tree::Uses))
+}
+
+/// The key in `repositories-1`.
+pub(super) fn repository_key(repository: &RepositoryName) -> Vec<u8> {
+    repository.as_str().as_bytes().to_vec()
+}
+
+pub(super) fn repository_of_key(key: &[u8]) -> Result<RepositoryName> {
+    repository_name(key).ok_or_else(|| damaged_key(Tree::Repositories))
+}
+
+fn repository_name(text: &[u8]) -> Option<RepositoryName> {
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+/// What all the keys of one repository begin with, in the trees that have a repository first.
+pub(super) fn within(repository: &RepositoryName) -> Vec<u8> {
+    let mut key = Vec::with_capacity(repository.as_str().len() + 1 + 65 + 65);
+    key.extend_from_slice(repository.as_str().as_bytes());
+    key.push(0);
+    key
+}
+
+/// The key in `links-1` and `manifests-1`; the prefix in `references-1`, `tagged-1` and `referrers-1`.
+pub(super) fn digest_within(repository: &RepositoryName, digest: &Digest) -> Vec<u8> {
+    let mut key = within(repository);
+    push_digest(&mut key, digest);
+    key
+}
+
+/// The key in `references-1` and `referrers-1`: first what is pointed at, then the manifest that points.
+pub(super) fn pointer_within(repository: &RepositoryName, at: &Digest, manifest: &Digest) -> Vec<u8> {
+    let mut key = digest_within(repository, at);
+    push_digest(&mut key, manifest);
+    key
+}
+
+/// The key in `tags-1`.
+pub(super) fn tag_within(repository: &RepositoryName, tag: &TagName) -> Vec<u8> {
+    let mut key = within(repository);
+    key.extend_from_slice(tag.as_str().as_bytes());
+    key
+}
+
+/// The key in `tagged-1`.
+pub(super) fn tagged_within(repository: &RepositoryName, digest: &Digest, tag: &TagName) -> Vec<u8> {
+    let mut key = digest_within(repository, digest);
+    key.extend_from_slice(tag.as_str().as_bytes());
+    key
+}
+
+/// The digest that follows a prefix and ends a key.
+pub(super) fn digest_after(tree: Tree, key: &[u8], prefix: &[u8]) -> Result<Digest> {
+    match key.strip_prefix(prefix).and_then(take_digest) {
+        Some((digest, b"")) => Ok(digest),
+        _ => Err(damaged_key(tree)),
+    }
+}
+
+/// The tag that follows a prefix and ends a key.
+pub(super) fn tag_after(tree: Tree, key: &[u8], prefix: &[u8]) -> Result<TagName> {
+    key.strip_prefix(prefix)
+        .and_then(|tag| std::str::from_utf8(tag).ok())
+        .and_then(|tag| tag.parse().ok())
+        .ok_or_else(|| damaged_key(tree))
+}
+
+/// The key in `uploads-1` and `leftovers-1`.
+pub(super) fn id_key(id: Uuid) -> Vec<u8> {
+    id.as_bytes().to_vec()
+}
+
+pub(super) fn chunk_key(content: Uuid, number: u32) -> Vec<u8> {
+    let mut key = id_key(content);
+    key.extend_from_slice(&number.to_be_bytes());
+    key
+}
+
+fn damaged_key(tree: Tree) -> Error {
+    damaged(&format!("a key in {}", tree.name()), "it does not have the tree's form")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_read_back_what_they_were_made_of() {
+        let repository: RepositoryName = "a/b".parse().unwrap();
+        let tag: TagName = "v1".parse().unwrap();
+        for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+            let digest = algorithm.digest(b"x");
+            let subject = Algorithm::Sha256.digest(b"y");
+            let prefix = digest_within(&repository, &subject);
+            let pointer = pointer_within(&repository, &subject, &digest);
+            assert_eq!(digest_after(Tree::References, &pointer, &prefix).unwrap(), digest);
+            assert_eq!(repository_of_use(&use_key(&digest, &repository)).unwrap(), repository);
+            let prefix = digest_within(&repository, &digest);
+            let tagged = tagged_within(&repository, &digest, &tag);
+            assert_eq!(tag_after(Tree::Tagged, &tagged, &prefix).unwrap(), tag);
+            assert_eq!(RawDigest::from(&digest).digest().unwrap(), digest);
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_key_and_no_record_are_damage_not_a_panic() {
+        for junk in [&b""[..], b"\0", b"\x01short", b"\xff\xff\xff\xff\xff", &[1; 66]] {
+            assert!(repository_of_use(junk).is_err());
+            assert!(digest_after(Tree::Links, junk, b"").is_err());
+            assert!(decode::<Upload>(junk).is_err());
+            assert!(decode::<Manifest>(junk).is_err());
+        }
+        // A length that claims the whole address space must not be believed.
+        assert!(decode::<Tag>(&[253, 255, 255, 255, 255, 255, 255, 255, 127]).is_err());
+    }
+
+    #[test]
+    fn records_end_where_they_end() {
+        let mut value = encode(&Link { linked_at: Timestamp(7) }).unwrap();
+        assert_eq!(decode::<Link>(&value).unwrap().linked_at, Timestamp(7));
+        value.push(0);
+        assert!(decode::<Link>(&value).is_err());
+    }
+
+    #[test]
+    fn the_longest_record_stays_far_below_the_limit() {
+        let state = vec![255; 256];
+        let upload = Upload {
+            repository: "r".repeat(255),
+            started_at: Timestamp(u64::MAX),
+            updated_at: Timestamp(u64::MAX),
+            algorithm: Algorithm::Sha512,
+            placement: Placement::File(Uuid::max()),
+            current: Checkpoint { offset: u64::MAX, hash_state: state.clone() },
+            durable: Checkpoint { offset: u64::MAX, hash_state: state },
+            boot: Some(Uuid::max()),
+        };
+        assert!(encode(&upload).unwrap().len() < 1024);
+    }
+}

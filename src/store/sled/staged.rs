@@ -1,0 +1,427 @@
+//! An upload session's bytes and hash, and what of both is written down when.
+//!
+//! What is acknowledged survives a kill of the process: the bytes are in the system's hands and the record is flushed when a
+//! session is suspended. A power cut may take a session back to its last checkpoint: the record holds two offsets, and the later
+//! one is believed only by the boot of the machine that wrote it.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+
+use super::content;
+use super::desk::Steps;
+use super::index::Changes;
+use super::layers::Finished;
+use super::leftovers;
+use super::options::Inline;
+use super::schema::{
+    self, Checkpoint, Content, MAX_VALUE, Placement, Timestamp, Tree, Upload as Record, damaged,
+};
+use super::sessions::Session;
+use super::store::{Core, Shared};
+use super::writer::Terms;
+use crate::error::{Error, Result};
+use crate::oci::{Algorithm, Digest, Hasher};
+use crate::store::{UploadOptions, UploadStatus};
+
+/// A session is made durable whenever so many bytes came, or so much time went by, since that was last done.
+const CHECKPOINT_BYTES: u64 = 64 << 20;
+const CHECKPOINT_TIME: Duration = Duration::from_secs(5);
+
+/// So many bytes are written to files between two looks at the free space.
+const LOOK_AT_SPACE: u64 = 8 << 20;
+
+/// The boot of this machine, where the system tells: `/proc/sys/kernel/random/boot_id`.
+pub(super) fn boot_id() -> Option<Uuid> {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().parse().ok()
+}
+
+/// A session's bytes so far, and what is needed to go on.
+pub(super) struct State {
+    started_at: Timestamp,
+    hasher: Hasher,
+    offset: u64,
+    bytes: Bytes,
+    /// The last durable checkpoint.
+    durable: Checkpoint,
+    checked_at: Instant,
+    /// Whether the index may have a record of the session.
+    recorded: bool,
+    /// How many bytes may come before the free space is looked at again.
+    room: u64,
+}
+
+enum Bytes {
+    /// Few, and nowhere but here.
+    Held(Vec<u8>),
+    /// In a file; `new` until its folder was synced.
+    File { id: Uuid, file: File, new: bool },
+    /// Inside the index, but for what does not fill a chunk yet.
+    Chunks { id: Uuid, tail: Vec<u8> },
+}
+
+impl State {
+    pub(super) fn new(algorithm: Algorithm) -> Self {
+        let hasher = Hasher::new(algorithm);
+        Self {
+            started_at: Timestamp::now(),
+            durable: Checkpoint { offset: 0, hash_state: hasher.save() },
+            hasher,
+            offset: 0,
+            bytes: Bytes::Held(Vec::new()),
+            checked_at: Instant::now(),
+            recorded: false,
+            room: 0,
+        }
+    }
+
+    /// Takes up a session where its record says it stands; no byte of it is read to do that, but a part of a chunk.
+    pub(super) fn load(core: &Core, record: &Record) -> Result<Self> {
+        let state = |checkpoint: &Checkpoint, bytes: Bytes| -> Result<Self> {
+            let hasher = Hasher::restore(record.algorithm, &checkpoint.hash_state)
+                .map_err(|error| damaged("an upload session", &error.to_string()))?;
+            Ok(Self {
+                started_at: record.started_at,
+                hasher,
+                offset: checkpoint.offset,
+                bytes,
+                durable: record.durable.clone(),
+                checked_at: Instant::now(),
+                recorded: true,
+                room: 0,
+            })
+        };
+        let checkpoint = standing(core, record);
+        match record.placement {
+            Placement::File(id) => {
+                // Nothing is created where bytes are expected, and a session that stands at its beginning needs no old file.
+                let file = OpenOptions::new()
+                    .read(true)
+                    .write(true)
+                    .create(checkpoint.offset == 0)
+                    .truncate(false)
+                    .open(core.folder.content(id));
+                let file = file.map_err(Error::io(format!("opening content {id} of an upload session")))?;
+                let length = file.metadata().map_err(Error::io(format!("looking at content {id}")))?.len();
+                if length < checkpoint.offset {
+                    let reason =
+                        format!("it has {length} bytes instead of {}: cancel the session", checkpoint.offset);
+                    return Err(damaged(&format!("content {id} of an upload session"), &reason));
+                }
+                file.set_len(checkpoint.offset).map_err(Error::io(format!("cutting content {id}")))?;
+                state(checkpoint, Bytes::File { id, file, new: true })
+            }
+            Placement::Inline(id) => {
+                let tail = checkpoint.offset % MAX_VALUE as u64;
+                let mut bytes = vec![0; usize::try_from(tail).unwrap_or(MAX_VALUE)];
+                core.read(|index| content::read_chunks(index, id, checkpoint.offset - tail, &mut bytes))?;
+                state(checkpoint, Bytes::Chunks { id, tail: bytes })
+            }
+        }
+    }
+
+    pub(super) fn status(&self) -> UploadStatus {
+        UploadStatus { offset: self.offset, started_at: self.started_at.time() }
+    }
+
+    /// The algorithm can be chosen as long as there is nothing to hash.
+    pub(super) fn adopt(&mut self, options: &UploadOptions) {
+        if let Some(algorithm) = options.algorithm
+            && self.offset == 0
+            && algorithm != self.hasher.algorithm()
+        {
+            self.hasher = Hasher::new(algorithm);
+            self.durable.hash_state = self.hasher.save();
+        }
+    }
+
+    /// Takes in bytes; all or an error, after which the session stands where it stood.
+    pub(super) fn append(&mut self, shared: &Shared, session: &Session, bytes: &[u8]) -> Result<()> {
+        let hold = match shared.core.options.inline {
+            Inline::UpTo(most) => most,
+            Inline::Everything => Inline::MOST,
+        };
+        if let Bytes::Held(held) = &mut self.bytes {
+            if held.len() + bytes.len() <= hold {
+                held.extend_from_slice(bytes);
+                return self.took(bytes);
+            }
+            self.spill(shared, session)?;
+        }
+        self.look_at_space(shared, bytes.len() as u64)?;
+        match &mut self.bytes {
+            Bytes::Held(_) => {}
+            Bytes::File { id, file, .. } => {
+                file.write_all_at(bytes, self.offset)
+                    .map_err(|error| write_error(&shared.core, *id, bytes.len(), error))?;
+            }
+            Bytes::Chunks { id, tail } => {
+                let first = chunk_number(self.offset)?;
+                let whole = (tail.len() + bytes.len()) / MAX_VALUE * MAX_VALUE;
+                let mut joined = Vec::with_capacity(tail.len() + bytes.len());
+                joined.extend_from_slice(tail);
+                joined.extend_from_slice(bytes);
+                let rest = joined.split_off(whole);
+                if !joined.is_empty() {
+                    append_chunks(shared, *id, first, joined)?;
+                }
+                *tail = rest;
+            }
+        }
+        self.took(bytes)
+    }
+
+    fn took(&mut self, bytes: &[u8]) -> Result<()> {
+        self.hasher.update(bytes);
+        self.offset += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn look_at_space(&mut self, shared: &Shared, length: u64) -> Result<()> {
+        if self.room < length {
+            check_space(&shared.core, length)?;
+            self.room = LOOK_AT_SPACE.max(length);
+        }
+        self.room -= length;
+        Ok(())
+    }
+
+    /// Moves what is held in memory to where it can grow and survive.
+    fn spill(&mut self, shared: &Shared, session: &Session) -> Result<()> {
+        let Bytes::Held(held) = &self.bytes else { return Ok(()) };
+        let id = content::new_id();
+        match shared.core.options.inline {
+            Inline::UpTo(_) => {
+                check_space(&shared.core, held.len() as u64)?;
+                let failed = |error| write_error(&shared.core, id, held.len(), error);
+                let file = content::create_file(&shared.core, id).map_err(failed)?;
+                file.write_all_at(held, 0).map_err(failed)?;
+                self.bytes = Bytes::File { id, file, new: true };
+            }
+            Inline::Everything => {
+                // Chunks without a record would be nobody's after a kill: the record comes first.
+                let mut rest = held.clone();
+                let tail = rest.split_off(rest.len() / MAX_VALUE * MAX_VALUE);
+                let start = Checkpoint { offset: 0, hash_state: Hasher::new(self.hasher.algorithm()).save() };
+                self.record(
+                    shared,
+                    session,
+                    Placement::Inline(id),
+                    &start,
+                    Terms { adds: true, ..Terms::default() },
+                    None,
+                )?;
+                append_chunks(shared, id, 0, rest)?;
+                self.bytes = Bytes::Chunks { id, tail };
+            }
+        }
+        Ok(())
+    }
+
+    fn checkpoint(&self) -> Checkpoint {
+        Checkpoint { offset: self.offset, hash_state: self.hasher.save() }
+    }
+
+    /// Makes the session durable where it stands, if that is due.
+    pub(super) fn checkpoint_if_due(&mut self, shared: &Shared, session: &Session) -> Result<()> {
+        let due = self.offset - self.durable.offset >= CHECKPOINT_BYTES
+            || self.checked_at.elapsed() >= CHECKPOINT_TIME;
+        if due && !matches!(self.bytes, Bytes::Held(_)) { self.save(shared, session, true) } else { Ok(()) }
+    }
+
+    /// Writes the session down where it stands: to survive a power cut, or only the process.
+    pub(super) fn save(&mut self, shared: &Shared, session: &Session, durable: bool) -> Result<()> {
+        self.spill(shared, session)?;
+        let checkpoint = self.checkpoint();
+        let mut terms = Terms { durable, new_file: false, adds: true };
+        let (placement, tail) = match &self.bytes {
+            Bytes::Held(_) => return Ok(()),
+            Bytes::File { id, file, new } => {
+                if durable {
+                    file.sync_data().map_err(Error::io(format!("syncing content {id}")))?;
+                    terms.new_file = *new;
+                }
+                (Placement::File(*id), None)
+            }
+            Bytes::Chunks { id, tail } => (Placement::Inline(*id), Some(tail.clone())),
+        };
+        if durable {
+            self.durable = checkpoint.clone();
+        }
+        self.record(shared, session, placement, &checkpoint, terms, tail)?;
+        if let Bytes::File { new, .. } = &mut self.bytes
+            && durable
+        {
+            *new = false;
+        }
+        self.checked_at = Instant::now();
+        Ok(())
+    }
+
+    fn record(
+        &mut self,
+        shared: &Shared,
+        session: &Session,
+        placement: Placement,
+        current: &Checkpoint,
+        terms: Terms,
+        tail: Option<Vec<u8>>,
+    ) -> Result<()> {
+        let record = Record {
+            repository: session.repository.to_string(),
+            started_at: self.started_at,
+            updated_at: Timestamp::now(),
+            algorithm: self.hasher.algorithm(),
+            placement,
+            current: current.clone(),
+            durable: self.durable.clone(),
+            boot: shared.core.boot,
+        };
+        let mut changes = Changes::new();
+        if let Some(tail) = tail.filter(|tail| !tail.is_empty()) {
+            changes.set_value(
+                Tree::Chunks,
+                schema::chunk_key(placement.id(), chunk_number(current.offset)?),
+                tail,
+            );
+        }
+        changes.set(schema::id_key(session.id), &record)?;
+        self.recorded = true;
+        shared.writer.run(terms, move |desk| desk.apply(&changes))
+    }
+
+    /// The digest of all the bytes. Only for another algorithm than the one that was announced are they read again (C10).
+    pub(super) fn digest(&self, core: &Core, algorithm: Algorithm) -> Result<Digest> {
+        if algorithm == self.hasher.algorithm() {
+            return Ok(self.hasher.clone().finish());
+        }
+        let mut hasher = Hasher::new(algorithm);
+        match &self.bytes {
+            Bytes::Held(held) => hasher.update(held),
+            Bytes::File { id, file, .. } => {
+                let failed = |error| Error::io(format!("reading content {id}"))(error);
+                let mut file = file.try_clone().map_err(failed)?;
+                file.seek(SeekFrom::Start(0)).map_err(failed)?;
+                let mut bytes = file.take(self.offset);
+                let mut buffer = vec![0; 1 << 20];
+                loop {
+                    let count = bytes.read(&mut buffer).map_err(failed)?;
+                    match buffer.get(..count) {
+                        Some(read) if count > 0 => hasher.update(read),
+                        _ => break,
+                    }
+                }
+            }
+            Bytes::Chunks { id, tail } => {
+                let mut position = 0;
+                let end = self.offset - tail.len() as u64;
+                let mut buffer = vec![0; Inline::MOST];
+                while position < end {
+                    let count =
+                        usize::try_from(end - position).map_or(buffer.len(), |left| left.min(buffer.len()));
+                    if let Some(room) = buffer.get_mut(..count) {
+                        core.read(|index| content::read_chunks(index, *id, position, room))?;
+                        hasher.update(room);
+                    }
+                    position += count as u64;
+                }
+                hasher.update(tail);
+            }
+        }
+        Ok(hasher.finish())
+    }
+
+    /// Makes the bytes fit to be a blob's: durable, or in the hands of who writes the record.
+    pub(super) fn finished(&mut self, session: &Session, digest: &Digest) -> Result<(Finished, Terms)> {
+        let mut terms = Terms { durable: true, new_file: false, adds: true };
+        let (placement, tail, tail_chunk) = match &mut self.bytes {
+            Bytes::Held(held) => (Placement::Inline(content::new_id()), held.clone(), 0),
+            Bytes::File { id, file, new } => {
+                let failed = |error| Error::io(format!("syncing content {id}"))(error);
+                // A write that failed half-way may have left more than was counted.
+                if file.metadata().map_err(failed)?.len() != self.offset {
+                    file.set_len(self.offset).map_err(failed)?;
+                }
+                file.sync_data().map_err(failed)?;
+                terms.new_file = *new;
+                (Placement::File(*id), Vec::new(), 0)
+            }
+            Bytes::Chunks { id, tail } => (Placement::Inline(*id), tail.clone(), chunk_number(self.offset)?),
+        };
+        let finished = Finished {
+            repository: session.repository.clone(),
+            session: session.id,
+            digest: *digest,
+            content: Content { placement, size: self.offset },
+            tail,
+            tail_chunk,
+        };
+        Ok((finished, terms))
+    }
+
+    /// Drops the bytes and the record.
+    pub(super) fn discard(self, shared: &Shared, session: &Session) -> Result<()> {
+        let placement = match self.bytes {
+            Bytes::Held(_) => None,
+            Bytes::File { id, file, .. } if !self.recorded => {
+                drop(file);
+                // Nothing names it, so there is no order to keep.
+                return std::fs::remove_file(shared.core.folder.content(id))
+                    .map_err(Error::io(format!("removing content {id}")));
+            }
+            Bytes::File { id, .. } => Some(Placement::File(id)),
+            Bytes::Chunks { id, .. } => Some(Placement::Inline(id)),
+        };
+        match placement {
+            Some(placement) => discard_recorded(shared, session.id, Content { placement, size: self.offset }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Where a record's session stands: at its last word if this boot of the machine heard it, and else at its last checkpoint.
+pub(super) fn standing<'a>(core: &Core, record: &'a Record) -> &'a Checkpoint {
+    if record.boot.is_some() && record.boot == core.boot { &record.current } else { &record.durable }
+}
+
+fn chunk_number(offset: u64) -> Result<u32> {
+    u32::try_from(offset / MAX_VALUE as u64)
+        .map_err(|_| Error::Unsupported("content inside the index has at most 16 TiB".to_owned()))
+}
+
+fn append_chunks(shared: &Shared, id: Uuid, first: u32, bytes: Vec<u8>) -> Result<()> {
+    shared.writer.run(Terms { adds: true, ..Terms::default() }, move |desk| {
+        let mut steps = Steps::new(desk);
+        content::write_chunks(&mut steps, id, first, &bytes)?;
+        steps.finish()
+    })
+}
+
+pub(super) fn check_space(core: &Core, length: u64) -> Result<()> {
+    let available = core.folder.available()?;
+    let needed = core.options.reserve.saturating_add(length);
+    if available < needed { Err(Error::DiskFull { needed, available }) } else { Ok(()) }
+}
+
+fn write_error(core: &Core, id: Uuid, length: usize, error: io::Error) -> Error {
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            Error::DiskFull { needed: length as u64, available: core.folder.available().unwrap_or_default() }
+        }
+        _ => Error::io(format!("writing content {id}"))(error),
+    }
+}
+
+pub(super) fn discard_recorded(shared: &Shared, id: Uuid, content: Content) -> Result<()> {
+    let mut changes = Changes::new();
+    changes.remove(Tree::Uploads, schema::id_key(id));
+    let retired = leftovers::retire(&mut changes, content, None)?;
+    shared.writer.run(Terms { durable: true, ..Terms::default() }, move |desk| {
+        desk.apply(&changes)?;
+        desk.retire(retired);
+        Ok(())
+    })
+}

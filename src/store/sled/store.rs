@@ -1,0 +1,289 @@
+//! The store itself: what it is made of, and the four traits over it.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use crossbeam::sync::ShardedLock;
+use uuid::Uuid;
+
+use super::content;
+use super::discover;
+use super::folder::Folder;
+use super::index::{Index, Location};
+use super::layers;
+use super::manifests;
+use super::options::Options;
+use super::schema::{self, damaged};
+use super::sessions::Sessions;
+use super::writer::{Terms, Writer};
+use super::{staged, uploads};
+use crate::error::{Error, Result};
+use crate::oci::{Descriptor, Digest, Manifest, MediaType, Reference, RepositoryName, Tag};
+use crate::store::{
+    Blob, BlobStat, Condition, Discover, Manage, MountSource, Page, Pull, Push, PutManifest, Tagged, Upload,
+    UploadOptions, UploadStatus,
+};
+
+/// The durable store, in a folder of its own. Clones share it; it is closed when the last of them and of its uploads is dropped.
+///
+/// Writes of all threads go through one writer, which answers a group of them after one sync. Reads go side by side.
+#[derive(Clone)]
+pub struct Sled(pub(super) Arc<Shared>);
+
+/// What the handles and the uploads share. The writer is dropped first: it finishes what waits.
+pub(super) struct Shared {
+    pub(super) writer: Writer,
+    pub(super) sessions: Sessions,
+    pub(super) core: Arc<Core>,
+}
+
+/// What the writer's thread needs too.
+pub(super) struct Core {
+    /// `None` only after a failure, until the index could be opened again.
+    index: ShardedLock<Option<Index>>,
+    location: Location,
+    pub(super) folder: Folder,
+    pub(super) options: Options,
+    /// Tells this boot of the machine from others, where the system says.
+    pub(super) boot: Option<Uuid>,
+}
+
+impl Core {
+    /// Reads the index. It stays open while `read` runs, so that must not wait for anything but the disk.
+    pub(super) fn read<T>(&self, read: impl FnOnce(&Index) -> Result<T>) -> Result<T> {
+        let index = self.index.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match index.as_ref() {
+            Some(index) => read(index),
+            None => Err(Error::Unavailable("its index could not be opened again after a failure".to_owned())),
+        }
+    }
+
+    /// D8: closes the index, makes the system forget its pages, opens it again, and has it recovered before anybody reads it.
+    pub(super) fn reopen(&self, recover: impl FnOnce(&Index) -> Result<()>) -> Result<()> {
+        let mut place = self.index.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(index) = place.take() {
+            index.close_after_failure();
+        }
+        let index = self.location.open()?;
+        recover(&index)?;
+        *place = Some(index);
+        Ok(())
+    }
+}
+
+impl Sled {
+    /// Opens the store in a folder with the default [`Options`], and makes it if the folder is absent or empty.
+    ///
+    /// # Errors
+    /// As [`Options::open`].
+    pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
+        Options::new().open(folder)
+    }
+
+    pub(super) fn open_with(folder: &Path, options: Options) -> Result<Self> {
+        let folder = Folder::open(folder)?;
+        let location = Location { path: folder.index(), cache_capacity: options.cache_capacity };
+        let index = location.open()?;
+        let silence = options.writer_silence;
+        let core = Arc::new(Core {
+            index: ShardedLock::new(Some(index)),
+            location,
+            folder,
+            options,
+            boot: staged::boot_id(),
+        });
+        let writer = Writer::start(Arc::clone(&core))?;
+        Ok(Self(Arc::new(Shared { writer, sessions: Sessions::new(silence), core })))
+    }
+
+    /// The manifest's record and the digest that the reference stands for.
+    fn find(&self, repository: &RepositoryName, reference: &Reference) -> Result<(Digest, schema::Manifest)> {
+        self.0.core.read(|index| manifests::find(index, repository, reference))
+    }
+}
+
+impl fmt::Debug for Sled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sled").field("options", &self.0.core.options).finish_non_exhaustive()
+    }
+}
+
+/// How often content is looked up again that went away between its record and its bytes.
+const LOOK_AGAIN: usize = 8;
+
+/// Finds a record and reads what it names. When reading fails, the record may have been replaced or removed meanwhile, which is
+/// no damage: then the new one counts.
+fn read_stable<R: PartialEq, T>(find: impl Fn() -> Result<R>, read: impl Fn(&R) -> Result<T>) -> Result<T> {
+    let mut record = find()?;
+    for _ in 0..LOOK_AGAIN {
+        let failure = match read(&record) {
+            Ok(content) => return Ok(content),
+            Err(failure) => failure,
+        };
+        let again = find()?;
+        if again == record {
+            return Err(failure);
+        }
+        record = again;
+    }
+    Err(damaged("a record", "it changes whenever it is read"))
+}
+
+impl Pull for Sled {
+    fn manifest(&self, repository: &RepositoryName, reference: &Reference) -> Result<Manifest> {
+        let core = &self.0.core;
+        read_stable(
+            || self.find(repository, reference),
+            |(digest, record)| {
+                let bytes = core.read(|index| content::read_whole(index, core, &record.content))?;
+                let media_type: MediaType = record.media_type.parse()?;
+                Manifest::verified(media_type, bytes, digest).map_err(|error| {
+                    damaged(&format!("manifest {digest} in {repository}"), &error.to_string())
+                })
+            },
+        )
+    }
+
+    fn resolve(&self, repository: &RepositoryName, reference: &Reference) -> Result<Descriptor> {
+        let (digest, record) = self.find(repository, reference)?;
+        manifests::descriptor(digest, &record)
+    }
+
+    fn blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Blob> {
+        let core = &self.0.core;
+        read_stable(
+            || core.read(|index| layers::find(index, repository, digest)),
+            |layer| {
+                Ok(Blob { stat: layers::stat(digest, layer), content: content::open(core, &layer.content)? })
+            },
+        )
+    }
+
+    fn stat(&self, repository: &RepositoryName, digest: &Digest) -> Result<BlobStat> {
+        let layer = self.0.core.read(|index| layers::find(index, repository, digest))?;
+        Ok(layers::stat(digest, &layer))
+    }
+}
+
+/// Adding or changing something that must survive a power cut.
+const ADD: Terms = Terms { durable: true, new_file: false, adds: true };
+
+/// Removing something, which must work on a full disk.
+const REMOVE: Terms = Terms { durable: true, new_file: false, adds: false };
+
+impl Push for Sled {
+    fn put_manifest(
+        &self,
+        repository: &RepositoryName,
+        manifest: &Manifest,
+        options: &PutManifest<'_>,
+    ) -> Result<()> {
+        let core = &self.0.core;
+        let put = manifests::Put::prepare(core, repository, manifest, options)?;
+        let file = put.file();
+        if let Some(id) = file {
+            put.write_file(core, id)?;
+        }
+        let outcome = self.0.writer.run(Terms { new_file: file.is_some(), ..ADD }, |desk| put.publish(desk));
+        // A file that certainly became nobody's goes at once. After a failure of the index itself that is not certain.
+        if let Some(id) = file
+            && (matches!(outcome, Ok(false)) || outcome.as_ref().is_err_and(|error| error.code().is_some()))
+        {
+            let _ = std::fs::remove_file(core.folder.content(id));
+        }
+        outcome.map(|_| ())
+    }
+
+    fn tag(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        tag: &Tag,
+        condition: &Condition,
+    ) -> Result<()> {
+        let (repository, digest, tags, condition) = (repository.clone(), *digest, [tag.clone()], *condition);
+        self.0.writer.run(ADD, move |desk| manifests::tag(desk, &repository, &digest, &tags, &condition))
+    }
+
+    fn start_upload(&self, repository: &RepositoryName, options: &UploadOptions) -> Result<Box<dyn Upload>> {
+        uploads::start(&self.0, repository, options)
+    }
+
+    fn resume_upload(
+        &self,
+        repository: &RepositoryName,
+        id: Uuid,
+        options: &UploadOptions,
+    ) -> Result<Box<dyn Upload>> {
+        uploads::resume(&self.0, repository, id, options)
+    }
+
+    fn upload_status(&self, repository: &RepositoryName, id: Uuid) -> Result<UploadStatus> {
+        uploads::status(&self.0, repository, id)
+    }
+
+    fn cancel_upload(&self, repository: &RepositoryName, id: Uuid) -> Result<()> {
+        uploads::cancel(&self.0, repository, id)
+    }
+
+    fn mount(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        source: &MountSource<'_>,
+    ) -> Result<BlobStat> {
+        let source = layers::mount_source(&self.0.core, digest, source)?;
+        let unknown = Error::BlobUnknown { repository: repository.clone(), digest: *digest };
+        let source = source.ok_or(unknown)?;
+        let (repository, digest) = (repository.clone(), *digest);
+        self.0.writer.run(ADD, move |desk| layers::mount(desk, &repository, &digest, &source))
+    }
+}
+
+impl Discover for Sled {
+    fn repositories(&self, after: Option<&RepositoryName>, limit: usize) -> Result<Page<RepositoryName>> {
+        self.0.core.read(|index| discover::repositories(index, after, limit))
+    }
+
+    fn manifests(
+        &self,
+        repository: &RepositoryName,
+        after: Option<&Digest>,
+        limit: usize,
+    ) -> Result<Page<Descriptor>> {
+        self.0.core.read(|index| discover::manifests(index, repository, after, limit))
+    }
+
+    fn tags(&self, repository: &RepositoryName, after: Option<&Tag>, limit: usize) -> Result<Page<Tagged>> {
+        self.0.core.read(|index| discover::tags(index, repository, after, limit))
+    }
+
+    fn referrers(
+        &self,
+        repository: &RepositoryName,
+        subject: &Digest,
+        artifact_type: Option<&MediaType>,
+        after: Option<&Digest>,
+        limit: usize,
+    ) -> Result<Page<Descriptor>> {
+        discover::referrers(self, repository, subject, artifact_type, after, limit)
+    }
+}
+
+impl Manage for Sled {
+    fn delete_manifest(&self, repository: &RepositoryName, digest: &Digest) -> Result<()> {
+        let (repository, digest) = (repository.clone(), *digest);
+        self.0.writer.run(REMOVE, move |desk| manifests::delete(desk, &repository, &digest))
+    }
+
+    fn delete_tag(&self, repository: &RepositoryName, tag: &Tag) -> Result<()> {
+        let (repository, tag) = (repository.clone(), tag.clone());
+        self.0.writer.run(REMOVE, move |desk| manifests::delete_tag(desk, &repository, &tag))
+    }
+
+    fn delete_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<()> {
+        let (repository, digest) = (repository.clone(), *digest);
+        self.0.writer.run(REMOVE, move |desk| layers::delete(desk, &repository, &digest))
+    }
+}

@@ -1,0 +1,253 @@
+//! Upload sessions as their writers have them.
+
+use std::io::{self, ErrorKind, Write};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use uuid::Uuid;
+
+use super::layers;
+use super::schema::{self, Content, Layer, Upload as Record};
+use super::sessions::Session;
+use super::staged::{State, check_space, discard_recorded, standing};
+use super::store::{Core, Shared};
+use crate::error::{Error, Result};
+use crate::oci::{Algorithm, Digest, DigestMismatch, RepositoryName};
+use crate::store::{BlobStat, Upload, UploadOptions, UploadStatus};
+
+fn record_of(core: &Core, repository: &RepositoryName, id: Uuid) -> Result<Record> {
+    let record = core.read(|index| index.get::<Record>(&schema::id_key(id)))?;
+    record
+        .filter(|record| record.repository == repository.as_str())
+        .ok_or_else(|| Error::UploadUnknown { repository: repository.clone(), id })
+}
+
+pub(super) fn start(
+    shared: &Arc<Shared>,
+    repository: &RepositoryName,
+    options: &UploadOptions,
+) -> Result<Box<dyn Upload>> {
+    check_space(&shared.core, options.size.unwrap_or(0))?;
+    let state = State::new(options.algorithm.unwrap_or(Algorithm::Sha256));
+    let (session, claim) = shared.sessions.start(repository, state);
+    Ok(Writing::boxed(shared, session, claim))
+}
+
+pub(super) fn resume(
+    shared: &Arc<Shared>,
+    repository: &RepositoryName,
+    id: Uuid,
+    options: &UploadOptions,
+) -> Result<Box<dyn Upload>> {
+    if let Some(size) = options.size {
+        check_space(&shared.core, size)?;
+    }
+    let load = || State::load(&shared.core, &record_of(&shared.core, repository, id)?);
+    let (session, claim) = shared.sessions.resume(repository, id, load, |state| state.adopt(options))?;
+    Ok(Writing::boxed(shared, session, claim))
+}
+
+pub(super) fn status(shared: &Shared, repository: &RepositoryName, id: Uuid) -> Result<UploadStatus> {
+    if let Some(session) = shared.sessions.get(id).filter(|session| session.repository == *repository)
+        && let Some(status) = session.status()
+    {
+        return Ok(status);
+    }
+    let record = record_of(&shared.core, repository, id)?;
+    Ok(UploadStatus { offset: standing(&shared.core, &record).offset, started_at: record.started_at.time() })
+}
+
+pub(super) fn cancel(shared: &Shared, repository: &RepositoryName, id: Uuid) -> Result<()> {
+    if let Some(session) = shared.sessions.get(id) {
+        if session.repository != *repository {
+            return Ok(());
+        }
+        let state = {
+            let mut held = session.seize();
+            held.release();
+            held.state.take()
+        };
+        shared.sessions.forget(&session);
+        if let Some(state) = state {
+            return state.discard(shared, &session);
+        }
+    }
+    match record_of(&shared.core, repository, id) {
+        Ok(record) => {
+            discard_recorded(shared, id, Content { placement: record.placement, size: record.current.offset })
+        }
+        Err(Error::UploadUnknown { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// A session in the hands of its writer.
+struct Writing {
+    shared: Arc<Shared>,
+    session: Arc<Session>,
+    claim: u64,
+    started_at: SystemTime,
+    offset: u64,
+    /// Committed, cancelled or suspended: nothing is left for the drop to do.
+    over: bool,
+}
+
+impl Writing {
+    fn boxed(shared: &Arc<Shared>, session: Arc<Session>, claim: u64) -> Box<dyn Upload> {
+        let status = session.status();
+        Box::new(Self {
+            shared: Arc::clone(shared),
+            claim,
+            started_at: status.map_or(SystemTime::UNIX_EPOCH, |status| status.started_at),
+            offset: status.map_or(0, |status| status.offset),
+            session,
+            over: false,
+        })
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        let mut held = self.session.hold(self.claim)?;
+        let Some(state) = &mut held.state else { return Err(self.session.unknown()) };
+        state.append(&self.shared, &self.session, bytes)?;
+        self.offset = state.status().offset;
+        state.checkpoint_if_due(&self.shared, &self.session)?;
+        self.session.publish_status(state);
+        Ok(())
+    }
+
+    fn suspend_once(&mut self) -> Result<()> {
+        if std::mem::replace(&mut self.over, true) {
+            return Ok(());
+        }
+        let Ok(mut held) = self.session.hold(self.claim) else { return Ok(()) };
+        held.release();
+        let Some(state) = &mut held.state else { return Ok(()) };
+        if state.status().offset == 0 {
+            // A session without bytes promises nothing, and stays where it is: in memory.
+            return Ok(());
+        }
+        state.save(&self.shared, &self.session, false)?;
+        // From here on the record is the session.
+        held.state = None;
+        drop(held);
+        self.shared.sessions.forget(&self.session);
+        Ok(())
+    }
+
+    fn finish(&mut self, digest: &Digest) -> Result<BlobStat> {
+        let mut held = self.session.hold(self.claim)?;
+        let Some(state) = &mut held.state else { return Err(self.session.unknown()) };
+        let found = state.digest(&self.shared.core, digest.algorithm())?;
+        if found != *digest {
+            held.release();
+            let state = held.state.take();
+            drop(held);
+            self.over = true;
+            self.shared.sessions.forget(&self.session);
+            if let Some(state) = state {
+                state.discard(&self.shared, &self.session)?;
+            }
+            return Err(DigestMismatch { expected: *digest, found }.into());
+        }
+
+        let (finished, terms) = state.finished(&self.session, digest)?;
+        let content = finished.content;
+        let outcome = match self.shared.writer.run(terms, move |desk| finished.publish(desk)) {
+            Err(error) if in_doubt(&error) => self.look_whether_committed(digest, &content, error),
+            outcome => outcome.map_err(Failure::Stands),
+        };
+        match outcome {
+            Err(Failure::Stands(error)) => return Err(error),
+            Ok(_) | Err(Failure::Lost(_)) => {
+                held.release();
+                held.state = None;
+            }
+        }
+        drop(held);
+        self.over = true;
+        self.shared.sessions.forget(&self.session);
+        outcome.map_err(|failure| match failure {
+            Failure::Stands(error) | Failure::Lost(error) => error,
+        })
+    }
+
+    /// After a failure of the index itself: what it has now that it was opened again is what the disk has. If that cannot be
+    /// told, the session ends and its bytes are left alone, for they may have become a blob's.
+    fn look_whether_committed(
+        &self,
+        digest: &Digest,
+        content: &Content,
+        error: Error,
+    ) -> Result<BlobStat, Failure> {
+        match self.shared.core.read(|index| index.get::<Layer>(&schema::digest_key(digest))) {
+            Ok(Some(layer)) if layer.content == *content => Ok(layers::stat(digest, &layer)),
+            Ok(_) => Err(Failure::Stands(error)),
+            Err(_) => Err(Failure::Lost(error)),
+        }
+    }
+}
+
+enum Failure {
+    /// The session is as it was.
+    Stands(Error),
+    /// Nobody knows what became of it.
+    Lost(Error),
+}
+
+/// Whether a failed transaction may have been made all the same.
+const fn in_doubt(error: &Error) -> bool {
+    error.code().is_none() && !matches!(error, Error::DiskFull { .. })
+}
+
+impl Write for Writing {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.append(bytes).map_err(|error| match error {
+            Error::Io { source, .. } => source,
+            Error::DiskFull { .. } => io::Error::new(ErrorKind::StorageFull, error),
+            error => io::Error::other(error),
+        })?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Upload for Writing {
+    fn id(&self) -> Uuid {
+        self.session.id
+    }
+
+    fn started_at(&self) -> SystemTime {
+        self.started_at
+    }
+
+    fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    fn suspend(mut self: Box<Self>) -> Result<()> {
+        drop(self.session.hold(self.claim)?);
+        self.suspend_once()
+    }
+
+    fn commit(mut self: Box<Self>, digest: &Digest) -> Result<BlobStat> {
+        self.finish(digest)
+    }
+
+    fn cancel(mut self: Box<Self>) -> Result<()> {
+        self.over = true;
+        if let Err(Error::UploadBusy(id)) = self.session.hold(self.claim).map(drop) {
+            return Err(Error::UploadBusy(id));
+        }
+        cancel(&self.shared, &self.session.repository, self.session.id)
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        // Whoever wants to know whether it worked calls `suspend`; what is not written down stays in hand.
+        let _ = self.suspend_once();
+    }
+}

@@ -1,0 +1,291 @@
+//! The one thread that changes the index (D5): it takes what waits, does each piece of work in its own transaction, syncs once
+//! for all of them, and only then answers.
+
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
+
+use super::desk::Desk;
+use super::index::Index;
+use super::leftovers::{self, Retired};
+use super::options::Durability;
+use super::store::Core;
+use crate::error::{Error, Result};
+
+/// The most pieces of work that one sync answers. Far more than can wait with blocking callers; a bound all the same.
+const GROUP: usize = 1024;
+
+/// What the filesystem must have left for the index to take back or remove something: two of sled's segments.
+const ROOM_TO_REMOVE: u64 = 8 << 20;
+
+/// What must be true before a piece of work is answered, and done.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Terms {
+    /// It survives a power cut; otherwise only the process.
+    pub(super) durable: bool,
+    /// It names a file that was made in `content/` since that folder was last synced.
+    pub(super) new_file: bool,
+    /// It adds to what the disk holds.
+    pub(super) adds: bool,
+}
+
+/// The sending side. Dropping it lets the thread finish what waits, and end.
+pub(super) struct Writer {
+    jobs: Option<Sender<Box<dyn Job>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Writer {
+    /// Finishes what the last life left half-done, then starts the thread.
+    pub(super) fn start(core: Arc<Core>) -> Result<Self> {
+        let mut state = State::default();
+        core.read(|index| state.recover(index))?;
+        let (jobs, waiting) = channel::bounded(GROUP);
+        let thread = thread::Builder::new()
+            .name("sledge-writer".to_owned())
+            .spawn(move || Thread { core, waiting, state }.run())
+            .map_err(Error::io("starting the writer's thread"))?;
+        Ok(Self { jobs: Some(jobs), thread: Some(thread) })
+    }
+
+    /// Has work done by the writer's thread, and waits until it may be answered on these terms.
+    pub(super) fn run<T, W>(&self, terms: Terms, work: W) -> Result<T>
+    where
+        T: Send + 'static,
+        W: FnOnce(&mut Desk<'_>) -> Result<T> + Send + 'static,
+    {
+        let stopped = || Error::Unavailable("it has stopped".to_owned());
+        let (answer, answered) = channel::bounded(1);
+        let job = Box::new(Typed { terms, work: Some(work), result: None, answer });
+        self.jobs.as_ref().ok_or_else(stopped)?.send(job).map_err(|_| stopped())?;
+        answered.recv().map_err(|_| stopped())?
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic in there has been printed, and every caller was told that the store has stopped.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A piece of work whose result's type only its caller knows.
+trait Job: Send {
+    fn terms(&self) -> Terms;
+    fn work(&mut self, desk: &mut Desk<'_>);
+    fn refuse(&mut self, error: Error);
+    fn answer(self: Box<Self>);
+}
+
+struct Typed<T, W> {
+    terms: Terms,
+    work: Option<W>,
+    result: Option<Result<T>>,
+    answer: Sender<Result<T>>,
+}
+
+impl<T: Send, W: FnOnce(&mut Desk<'_>) -> Result<T> + Send> Job for Typed<T, W> {
+    fn terms(&self) -> Terms {
+        self.terms
+    }
+
+    fn work(&mut self, desk: &mut Desk<'_>) {
+        if let Some(work) = self.work.take() {
+            self.result = Some(work(desk));
+        }
+    }
+
+    fn refuse(&mut self, error: Error) {
+        self.work = None;
+        // What was refused for a reason of its own keeps that reason.
+        if !matches!(self.result, Some(Err(_))) {
+            self.result = Some(Err(error));
+        }
+    }
+
+    fn answer(self: Box<Self>) {
+        if let Some(result) = self.result {
+            // Nobody waits for it where the caller's thread is gone.
+            let _ = self.answer.send(result);
+        }
+    }
+}
+
+/// What the writer keeps between groups.
+#[derive(Default)]
+struct State {
+    /// Bytes that entered the index since the last data sync.
+    entered: usize,
+    /// Content to be removed when nothing else is to be done.
+    retired: Vec<Retired>,
+    /// Relaxed durability: when the next sync is due.
+    due: Option<Instant>,
+}
+
+impl State {
+    fn desk<'a>(&'a mut self, index: &'a Index) -> Desk<'a> {
+        Desk::new(index, &mut self.entered, &mut self.retired)
+    }
+
+    fn recover(&mut self, index: &Index) -> Result<()> {
+        *self = Self::default();
+        let mut desk = self.desk(index);
+        leftovers::recover(&mut desk)?;
+        desk.sync()
+    }
+}
+
+struct Thread {
+    core: Arc<Core>,
+    waiting: Receiver<Box<dyn Job>>,
+    state: State,
+}
+
+/// What there is to do next.
+enum Next {
+    Work(Box<dyn Job>),
+    Sweep,
+    Sync,
+    Stop,
+}
+
+impl Thread {
+    fn run(mut self) {
+        loop {
+            match self.next() {
+                Next::Work(job) => self.group(job),
+                Next::Sweep => self.or_reopen(Self::sweep),
+                Next::Sync => self.or_reopen(Self::sync),
+                Next::Stop => break,
+            }
+        }
+        if self.state.entered > 0 {
+            self.or_reopen(Self::sync);
+        }
+    }
+
+    fn next(&self) -> Next {
+        if !self.state.retired.is_empty() {
+            return self.waiting.try_recv().map_or(Next::Sweep, Next::Work);
+        }
+        match self.state.due {
+            None => self.waiting.recv().map_or(Next::Stop, Next::Work),
+            Some(due) => match self.waiting.recv_deadline(due) {
+                Ok(job) => Next::Work(job),
+                Err(RecvTimeoutError::Timeout) => Next::Sync,
+                Err(RecvTimeoutError::Disconnected) => Next::Stop,
+            },
+        }
+    }
+
+    fn group(&mut self, first: Box<dyn Job>) {
+        let mut group = vec![first];
+        group.extend(self.waiting.try_iter().take(GROUP - 1));
+        if let Err(error) = self.do_group(&mut group) {
+            // What of this the disk has is not known, so nobody is told that it succeeded.
+            let reason = error.to_string();
+            for job in &mut group {
+                job.refuse(Error::Unavailable(reason.clone()));
+            }
+            self.reopen();
+        }
+        for job in group {
+            job.answer();
+        }
+    }
+
+    /// Fails only if the index did.
+    fn do_group(&mut self, group: &mut [Box<dyn Job>]) -> Result<()> {
+        self.check_room(group);
+        // Files before records: one sync of their folder for all (D7).
+        if group.iter().any(|job| job.terms().new_file) {
+            self.core.folder.sync_content().map_err(Error::io("syncing the content folder"))?;
+        }
+        let Self { core, state, .. } = self;
+        let broken = core.read(|index| {
+            let mut desk = state.desk(index);
+            for job in group.iter_mut() {
+                job.work(&mut desk);
+            }
+            Ok(desk.into_failure())
+        })?;
+        match broken {
+            Some(error) => Err(error),
+            None => self.settle(group.iter().any(|job| job.terms().durable)),
+        }
+    }
+
+    /// Makes what was done as durable as it is to be before it is answered.
+    fn settle(&mut self, durable: bool) -> Result<()> {
+        let Self { core, state, .. } = self;
+        if state.entered == 0 {
+            return Ok(());
+        }
+        match core.options.durability {
+            Durability::Strict if durable => {
+                state.due = None;
+                self.sync()
+            }
+            Durability::Strict => core.read(Index::flush),
+            Durability::Relaxed(within) => {
+                state.due.get_or_insert_with(|| Instant::now() + within);
+                core.read(Index::flush)
+            }
+        }
+    }
+
+    /// D8: sled must not meet a full disk. Additions stop while there is still room for removals.
+    fn check_room(&self, group: &mut [Box<dyn Job>]) {
+        let needed =
+            |job: &dyn Job| if job.terms().adds { self.core.options.reserve } else { ROOM_TO_REMOVE };
+        let available = self.core.folder.available();
+        for job in group {
+            let needed = needed(job.as_ref());
+            match &available {
+                Ok(available) if *available < needed => {
+                    job.refuse(Error::DiskFull { needed, available: *available });
+                }
+                Ok(_) => {}
+                Err(error) => job.refuse(Error::Unavailable(error.to_string())),
+            }
+        }
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        let Self { core, state, .. } = self;
+        core.read(|index| state.desk(index).sync())
+    }
+
+    fn sweep(&mut self) -> Result<()> {
+        let Self { core, state, .. } = self;
+        let mut retired = std::mem::take(&mut state.retired);
+        core.read(|index| leftovers::sweep(&mut state.desk(index), core, &mut retired))?;
+        state.retired.append(&mut retired);
+        Ok(())
+    }
+
+    fn or_reopen(&mut self, act: impl FnOnce(&mut Self) -> Result<()>) {
+        if act(self).is_err() {
+            self.reopen();
+            // What is to be removed waits for the next opening: a failure that stays must not be met in a circle.
+            self.state.retired.clear();
+        }
+        if self.state.entered == 0 {
+            self.state.due = None;
+        }
+    }
+
+    /// D8: after a failure nothing is written until the index has been closed, its cached pages dropped, and opened again.
+    /// While that fails, each group that comes tries it again.
+    fn reopen(&mut self) {
+        self.state = State::default();
+        let Self { core, state, .. } = self;
+        // An index that does not open, or that fails again at once, answers everybody with the reason until it does.
+        let _ = core.reopen(|index| state.recover(index));
+    }
+}
