@@ -8,6 +8,7 @@ use sledge::oci::Algorithm;
 use sledge::server::{Server, ServerOptions};
 use sledge::store::Store;
 use sledge::store::memory::Memory;
+use sledge::store::sled::Sled;
 use tokio::sync::oneshot;
 
 use crate::client::{Answer, Client};
@@ -15,9 +16,13 @@ use crate::offstage::{self, Offstage};
 
 /// A fresh store of each kind, with its name.
 pub(crate) fn stores() -> Vec<(&'static str, Arc<dyn Store>)> {
-    let stores: [(_, Arc<dyn Store>); 1] = [("memory", Arc::new(Memory::new()))];
-    // Also each of them is watched, whatever it is tested for.
-    stores.into_iter().map(|(name, store)| (name, Arc::new(Offstage(store)) as Arc<dyn Store>)).collect()
+    let folder = tempfile::tempdir().unwrap();
+    let sled = Sled::open(folder.path()).unwrap();
+    // Each of them is watched, whatever it is tested for.
+    vec![
+        ("memory", Arc::new(Offstage::new(Memory::new(), None))),
+        ("sled", Arc::new(Offstage::new(sled, Some(folder)))),
+    ]
 }
 
 /// Runs a test over every store.

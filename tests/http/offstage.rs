@@ -12,6 +12,7 @@ use sledge::store::{
     Blob, BlobStat, Condition, Content, Discover, Manage, MountSource, Page, Pull, Push, PutManifest,
     ResidentBytes, Store, Tagged, Upload, UploadOptions, UploadStatus, View,
 };
+use tempfile::TempDir;
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
@@ -31,7 +32,17 @@ pub(crate) fn assert_unseen() {
     assert!(!SEEN.load(Ordering::SeqCst), "the store was called on an async thread");
 }
 
-pub(crate) struct Offstage(pub(crate) Arc<dyn Store>);
+/// The store, and the folder that it is in, which goes away after it.
+pub(crate) struct Offstage {
+    store: Box<dyn Store>,
+    _folder: Option<TempDir>,
+}
+
+impl Offstage {
+    pub(crate) fn new(store: impl Store + 'static, folder: Option<TempDir>) -> Self {
+        Self { store: Box::new(store), _folder: folder }
+    }
+}
 
 struct Watched<T: ?Sized>(Option<Box<T>>);
 
@@ -60,23 +71,23 @@ impl<T: ?Sized> Drop for Watched<T> {
 impl Pull for Offstage {
     fn manifest(&self, repository: &RepositoryName, reference: &Reference) -> Result<Manifest> {
         watch();
-        self.0.manifest(repository, reference)
+        self.store.manifest(repository, reference)
     }
 
     fn resolve(&self, repository: &RepositoryName, reference: &Reference) -> Result<Descriptor> {
         watch();
-        self.0.resolve(repository, reference)
+        self.store.resolve(repository, reference)
     }
 
     fn blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Blob> {
         watch();
-        let blob = self.0.blob(repository, digest)?;
+        let blob = self.store.blob(repository, digest)?;
         Ok(Blob { stat: blob.stat, content: Arc::new(Part(blob.content)) })
     }
 
     fn stat(&self, repository: &RepositoryName, digest: &Digest) -> Result<BlobStat> {
         watch();
-        self.0.stat(repository, digest)
+        self.store.stat(repository, digest)
     }
 }
 
@@ -88,7 +99,7 @@ impl Push for Offstage {
         options: &PutManifest<'_>,
     ) -> Result<()> {
         watch();
-        self.0.put_manifest(repository, manifest, options)
+        self.store.put_manifest(repository, manifest, options)
     }
 
     fn tag(
@@ -99,12 +110,12 @@ impl Push for Offstage {
         condition: &Condition,
     ) -> Result<()> {
         watch();
-        self.0.tag(repository, digest, tag, condition)
+        self.store.tag(repository, digest, tag, condition)
     }
 
     fn start_upload(&self, repository: &RepositoryName, options: &UploadOptions) -> Result<Box<dyn Upload>> {
         watch();
-        Ok(Box::new(Watched::new(self.0.start_upload(repository, options)?)))
+        Ok(Box::new(Watched::new(self.store.start_upload(repository, options)?)))
     }
 
     fn resume_upload(
@@ -114,17 +125,17 @@ impl Push for Offstage {
         options: &UploadOptions,
     ) -> Result<Box<dyn Upload>> {
         watch();
-        Ok(Box::new(Watched::new(self.0.resume_upload(repository, id, options)?)))
+        Ok(Box::new(Watched::new(self.store.resume_upload(repository, id, options)?)))
     }
 
     fn upload_status(&self, repository: &RepositoryName, id: Uuid) -> Result<UploadStatus> {
         watch();
-        self.0.upload_status(repository, id)
+        self.store.upload_status(repository, id)
     }
 
     fn cancel_upload(&self, repository: &RepositoryName, id: Uuid) -> Result<()> {
         watch();
-        self.0.cancel_upload(repository, id)
+        self.store.cancel_upload(repository, id)
     }
 
     fn mount(
@@ -134,14 +145,14 @@ impl Push for Offstage {
         source: &MountSource<'_>,
     ) -> Result<BlobStat> {
         watch();
-        self.0.mount(repository, digest, source)
+        self.store.mount(repository, digest, source)
     }
 }
 
 impl Discover for Offstage {
     fn repositories(&self, after: Option<&RepositoryName>, limit: usize) -> Result<Page<RepositoryName>> {
         watch();
-        self.0.repositories(after, limit)
+        self.store.repositories(after, limit)
     }
 
     fn manifests(
@@ -151,12 +162,12 @@ impl Discover for Offstage {
         limit: usize,
     ) -> Result<Page<Descriptor>> {
         watch();
-        self.0.manifests(repository, after, limit)
+        self.store.manifests(repository, after, limit)
     }
 
     fn tags(&self, repository: &RepositoryName, after: Option<&Tag>, limit: usize) -> Result<Page<Tagged>> {
         watch();
-        self.0.tags(repository, after, limit)
+        self.store.tags(repository, after, limit)
     }
 
     fn referrers(
@@ -168,24 +179,24 @@ impl Discover for Offstage {
         limit: usize,
     ) -> Result<Page<Descriptor>> {
         watch();
-        self.0.referrers(repository, subject, artifact_type, after, limit)
+        self.store.referrers(repository, subject, artifact_type, after, limit)
     }
 }
 
 impl Manage for Offstage {
     fn delete_manifest(&self, repository: &RepositoryName, digest: &Digest) -> Result<()> {
         watch();
-        self.0.delete_manifest(repository, digest)
+        self.store.delete_manifest(repository, digest)
     }
 
     fn delete_tag(&self, repository: &RepositoryName, tag: &Tag) -> Result<()> {
         watch();
-        self.0.delete_tag(repository, tag)
+        self.store.delete_tag(repository, tag)
     }
 
     fn delete_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<()> {
         watch();
-        self.0.delete_blob(repository, digest)
+        self.store.delete_blob(repository, digest)
     }
 }
 
