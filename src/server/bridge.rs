@@ -100,33 +100,28 @@ impl Sink {
         Self { state: State::Idle(upload), gathered: Vec::new(), size: 0 }
     }
 
-    /// Takes in a body to its end, and says how long it was.
+    /// Takes in a body to its end, and says how long it was. The last of it is not written before [`Sink::end`], which is to be
+    /// called all the same when this fails: what came is kept.
     ///
     /// # Errors
     /// When the body breaks off or falls silent, when it is longer than `limit` (nothing beyond is written), and what
-    /// writing fails with. What came is kept; [`Sink::end`] is to be called all the same.
+    /// writing fails with.
     pub(super) async fn take(&mut self, body: &mut Arriving, limit: u64) -> Result<u64, Refusal> {
         let mut received = 0;
-        let mut ended = false;
         loop {
             let writing = matches!(self.state, State::Writing(_));
-            if ended && !writing && self.gathered.is_empty() {
-                return Ok(received);
-            }
             // The body comes first, so that what is handed over is as much as there is.
             tokio::select! {
                 biased;
-                frame = body.next(), if !ended && !self.is_full() => match frame? {
-                    Some(frame) => {
-                        received += frame.len() as u64;
-                        if received > limit {
-                            return Err(Error::SizeMismatch { declared: limit, received }.into());
-                        }
-                        self.size += frame.len();
-                        self.gathered.push(frame);
+                frame = body.next(), if !self.is_full() => {
+                    let Some(frame) = frame? else { return Ok(received) };
+                    received += frame.len() as u64;
+                    if received > limit {
+                        return Err(Error::SizeMismatch { declared: limit, received }.into());
                     }
-                    None => ended = true,
-                },
+                    self.size += frame.len();
+                    self.gathered.push(frame);
+                }
                 result = self.state.written(), if writing => {
                     if let Err(error) = result {
                         // What follows a gap must not be written.
@@ -155,21 +150,20 @@ impl Sink {
         };
     }
 
-    /// Writes what is left and gives the upload to `operation`, on a thread that may block.
+    /// Writes what is left, and gives the upload and how that went to `operation`, on a thread that may block.
     pub(super) async fn end<T: Send + 'static>(
         mut self,
-        operation: impl FnOnce(Box<dyn Upload>) -> Result<T> + Send + 'static,
+        operation: impl FnOnce(Box<dyn Upload>, Result<()>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let written = self.state.written().await;
         let frames = mem::take(&mut self.gathered);
+        let gone = || Error::Unavailable("the upload is gone".to_owned());
         let State::Idle(mut held) = mem::replace(&mut self.state, State::Gone) else {
-            return Err(written.err().unwrap_or_else(|| Error::Unavailable("the upload is gone".to_owned())));
+            return Err(written.err().unwrap_or_else(gone));
         };
         blocking(move || {
-            written?;
-            held.write(&frames)?;
-            let upload = held.0.take().ok_or_else(|| Error::Unavailable("the upload is gone".to_owned()))?;
-            operation(upload)
+            let written = written.and_then(|()| held.write(&frames));
+            operation(held.0.take().ok_or_else(gone)?, written)
         })
         .await
     }

@@ -197,10 +197,8 @@ async fn upload(
         let bytes = sent.body.gather(SMALL).await?.unwrap_or_default();
         return Ok(blocking(move || {
             let mut upload = open()?;
-            match bridge::write(upload.as_mut(), &bytes) {
-                Ok(()) => end(upload, then),
-                Err(error) => Err(abandon(upload, session, error)),
-            }
+            let written = bridge::write(upload.as_mut(), &bytes);
+            finish_upload(upload, session, then, written)
         })
         .await?);
     }
@@ -208,26 +206,22 @@ async fn upload(
     let mut sink = Sink::new(blocking(move || open().map(Held::new)).await?);
     // A body without a declared length is held to the range that it claims to be.
     let limit = range.map_or(u64::MAX, |range| range.length);
-    let taken = match sink.take(sent.body, limit).await {
-        Ok(received) => match range.filter(|range| range.length != received) {
+    let taken = sink.take(sent.body, limit).await.and_then(|received| {
+        match range.filter(|range| range.length != received) {
             Some(range) => Err(Error::SizeMismatch { declared: range.length, received }.into()),
             None => Ok(()),
-        },
-        Err(refusal) => Err(refusal),
-    };
-    match taken {
-        Ok(()) => Ok(sink.end(move |upload| end(upload, then)).await?),
-        Err(refusal) => {
-            // Before the answer, so that a client that tries again at once does not meet its own last request.
-            let stopped = sink.end(move |upload| match session {
-                Session::New => upload.cancel(),
-                Session::Existing(_) => upload.suspend(),
-            });
-            if let Err(error) = stopped.await {
-                tracing::debug!(%error, "an upload that failed could not be put away");
-            }
-            Err(refusal)
         }
+    });
+    match taken {
+        Ok(()) => Ok(sink.end(move |upload, written| finish_upload(upload, session, then, written)).await?),
+        // Put away before the answer, so that a client that tries again at once does not meet its own last request.
+        Err(refusal) => match sink.end(move |upload, _| put_away(upload, session)).await {
+            Ok(()) => Err(refusal),
+            Err(error) => {
+                tracing::debug!(%error, "an upload that failed could not be put away");
+                Err(refusal)
+            }
+        },
     }
 }
 
@@ -253,6 +247,14 @@ fn open(
     }
 }
 
+/// What comes of a session after its bytes were written, or were not. Blocks.
+fn finish_upload(upload: Box<dyn Upload>, session: Session, then: End, written: Result<()>) -> Result<Stand> {
+    match written {
+        Ok(()) => end(upload, then),
+        Err(error) => Err(abandon(upload, session, error)),
+    }
+}
+
 /// Blocks.
 fn end(upload: Box<dyn Upload>, then: End) -> Result<Stand> {
     let stand = Stand { id: upload.id(), offset: upload.offset() };
@@ -265,14 +267,18 @@ fn end(upload: Box<dyn Upload>, then: End) -> Result<Stand> {
 
 /// Puts a session away because of an error, which matters more than another one on the way. Blocks.
 fn abandon(upload: Box<dyn Upload>, session: Session, error: Error) -> Error {
-    let put_away = match session {
-        Session::New => upload.cancel(),
-        Session::Existing(_) => upload.suspend(),
-    };
-    if let Err(error) = put_away {
+    if let Err(error) = put_away(upload, session) {
         tracing::debug!(%error, "an upload that failed could not be put away");
     }
     error
+}
+
+/// Blocks.
+fn put_away(upload: Box<dyn Upload>, session: Session) -> Result<()> {
+    match session {
+        Session::New => upload.cancel(),
+        Session::Existing(_) => upload.suspend(),
+    }
 }
 
 /// An answer that tells where a session is and where it stands.

@@ -94,7 +94,7 @@ async fn dispatch(
 fn log(parts: &Parts, status: StatusCode, bytes: u64, took: Duration, refusal: Option<&Refusal>) {
     let method = &parts.method;
     let path: String = parts.uri.path().chars().take(LOGGED_PATH).collect();
-    let (status, millis) = (status.as_u16(), took.as_secs_f64() * 1000.0);
+    let (status, millis) = (status.as_u16(), took.as_micros() as f64 / 1000.0);
     match refusal {
         Some(error) if status >= 500 => {
             tracing::error!(%method, path, status, bytes, millis, %error, "request");

@@ -8,13 +8,21 @@ use sledge::oci::Algorithm;
 use sledge::server::{Server, ServerOptions};
 use sledge::store::Store;
 use sledge::store::memory::Memory;
+use sledge::store::sled::Sled;
 use tokio::sync::oneshot;
 
 use crate::client::{Answer, Client};
+use crate::offstage::{self, Offstage};
 
 /// A fresh store of each kind, with its name.
 pub(crate) fn stores() -> Vec<(&'static str, Arc<dyn Store>)> {
-    vec![("memory", Arc::new(Memory::new()))]
+    let folder = tempfile::tempdir().unwrap();
+    let sled = Sled::open(folder.path()).unwrap();
+    // Each of them is watched, whatever it is tested for.
+    vec![
+        ("memory", Arc::new(Offstage::new(Memory::new(), None))),
+        ("sled", Arc::new(Offstage::new(sled, Some(folder)))),
+    ]
 }
 
 /// Runs a test over every store.
@@ -70,6 +78,9 @@ impl Drop for Fixture {
         if let Some(serving) = self.serving.take() {
             let ended = serving.join();
             assert!(ended.is_ok() || std::thread::panicking());
+        }
+        if !std::thread::panicking() {
+            offstage::assert_unseen();
         }
     }
 }

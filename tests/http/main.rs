@@ -14,6 +14,7 @@ mod connections;
 mod fixture;
 mod listings;
 mod manifests;
+mod offstage;
 mod pull;
 mod refusals;
 mod uploads;

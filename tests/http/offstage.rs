@@ -1,0 +1,276 @@
+//! A store that watches from which threads it is called: never from one that async code runs on.
+
+use std::io;
+use std::panic::catch_unwind;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
+
+use sledge::Result;
+use sledge::oci::{Descriptor, Digest, Manifest, MediaType, Reference, RepositoryName, Tag};
+use sledge::store::{
+    Blob, BlobStat, Condition, Content, Discover, Manage, MountSource, Page, Pull, Push, PutManifest,
+    ResidentBytes, Store, Tagged, Upload, UploadOptions, UploadStatus, View,
+};
+use tempfile::TempDir;
+use tokio::runtime::Handle;
+use uuid::Uuid;
+
+static SEEN: AtomicBool = AtomicBool::new(false);
+
+/// Where async code runs nothing may block, and tokio panics at the attempt; on its other threads it does not.
+fn watch() {
+    if let Ok(runtime) = Handle::try_current()
+        && catch_unwind(|| runtime.block_on(async {})).is_err()
+    {
+        SEEN.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Fails if any store of this process was called where it must not be.
+pub(crate) fn assert_unseen() {
+    assert!(!SEEN.load(Ordering::SeqCst), "the store was called on an async thread");
+}
+
+/// The store, and the folder that it is in, which goes away after it.
+pub(crate) struct Offstage {
+    store: Box<dyn Store>,
+    _folder: Option<TempDir>,
+}
+
+impl Offstage {
+    pub(crate) fn new(store: impl Store + 'static, folder: Option<TempDir>) -> Self {
+        Self { store: Box::new(store), _folder: folder }
+    }
+}
+
+struct Watched<T: ?Sized>(Option<Box<T>>);
+
+impl<T: ?Sized> Watched<T> {
+    fn new(inner: Box<T>) -> Self {
+        Self(Some(inner))
+    }
+
+    fn get(&self) -> &T {
+        self.0.as_ref().unwrap()
+    }
+
+    fn take(mut self) -> Box<T> {
+        self.0.take().unwrap()
+    }
+}
+
+impl<T: ?Sized> Drop for Watched<T> {
+    fn drop(&mut self) {
+        if self.0.is_some() {
+            watch();
+        }
+    }
+}
+
+impl Pull for Offstage {
+    fn manifest(&self, repository: &RepositoryName, reference: &Reference) -> Result<Manifest> {
+        watch();
+        self.store.manifest(repository, reference)
+    }
+
+    fn resolve(&self, repository: &RepositoryName, reference: &Reference) -> Result<Descriptor> {
+        watch();
+        self.store.resolve(repository, reference)
+    }
+
+    fn blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Blob> {
+        watch();
+        let blob = self.store.blob(repository, digest)?;
+        Ok(Blob { stat: blob.stat, content: Arc::new(Part(blob.content)) })
+    }
+
+    fn stat(&self, repository: &RepositoryName, digest: &Digest) -> Result<BlobStat> {
+        watch();
+        self.store.stat(repository, digest)
+    }
+}
+
+impl Push for Offstage {
+    fn put_manifest(
+        &self,
+        repository: &RepositoryName,
+        manifest: &Manifest,
+        options: &PutManifest<'_>,
+    ) -> Result<()> {
+        watch();
+        self.store.put_manifest(repository, manifest, options)
+    }
+
+    fn tag(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        tag: &Tag,
+        condition: &Condition,
+    ) -> Result<()> {
+        watch();
+        self.store.tag(repository, digest, tag, condition)
+    }
+
+    fn start_upload(&self, repository: &RepositoryName, options: &UploadOptions) -> Result<Box<dyn Upload>> {
+        watch();
+        Ok(Box::new(Watched::new(self.store.start_upload(repository, options)?)))
+    }
+
+    fn resume_upload(
+        &self,
+        repository: &RepositoryName,
+        id: Uuid,
+        options: &UploadOptions,
+    ) -> Result<Box<dyn Upload>> {
+        watch();
+        Ok(Box::new(Watched::new(self.store.resume_upload(repository, id, options)?)))
+    }
+
+    fn upload_status(&self, repository: &RepositoryName, id: Uuid) -> Result<UploadStatus> {
+        watch();
+        self.store.upload_status(repository, id)
+    }
+
+    fn cancel_upload(&self, repository: &RepositoryName, id: Uuid) -> Result<()> {
+        watch();
+        self.store.cancel_upload(repository, id)
+    }
+
+    fn mount(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        source: &MountSource<'_>,
+    ) -> Result<BlobStat> {
+        watch();
+        self.store.mount(repository, digest, source)
+    }
+}
+
+impl Discover for Offstage {
+    fn repositories(&self, after: Option<&RepositoryName>, limit: usize) -> Result<Page<RepositoryName>> {
+        watch();
+        self.store.repositories(after, limit)
+    }
+
+    fn manifests(
+        &self,
+        repository: &RepositoryName,
+        after: Option<&Digest>,
+        limit: usize,
+    ) -> Result<Page<Descriptor>> {
+        watch();
+        self.store.manifests(repository, after, limit)
+    }
+
+    fn tags(&self, repository: &RepositoryName, after: Option<&Tag>, limit: usize) -> Result<Page<Tagged>> {
+        watch();
+        self.store.tags(repository, after, limit)
+    }
+
+    fn referrers(
+        &self,
+        repository: &RepositoryName,
+        subject: &Digest,
+        artifact_type: Option<&MediaType>,
+        after: Option<&Digest>,
+        limit: usize,
+    ) -> Result<Page<Descriptor>> {
+        watch();
+        self.store.referrers(repository, subject, artifact_type, after, limit)
+    }
+}
+
+impl Manage for Offstage {
+    fn delete_manifest(&self, repository: &RepositoryName, digest: &Digest) -> Result<()> {
+        watch();
+        self.store.delete_manifest(repository, digest)
+    }
+
+    fn delete_tag(&self, repository: &RepositoryName, tag: &Tag) -> Result<()> {
+        watch();
+        self.store.delete_tag(repository, tag)
+    }
+
+    fn delete_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<()> {
+        watch();
+        self.store.delete_blob(repository, digest)
+    }
+}
+
+impl io::Write for Watched<dyn Upload> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        watch();
+        self.0.as_mut().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        watch();
+        self.0.as_mut().unwrap().flush()
+    }
+}
+
+impl Upload for Watched<dyn Upload> {
+    fn id(&self) -> Uuid {
+        self.get().id()
+    }
+
+    fn started_at(&self) -> SystemTime {
+        self.get().started_at()
+    }
+
+    fn offset(&self) -> u64 {
+        self.get().offset()
+    }
+
+    fn suspend(self: Box<Self>) -> Result<()> {
+        watch();
+        self.take().suspend()
+    }
+
+    fn commit(self: Box<Self>, digest: &Digest) -> Result<BlobStat> {
+        watch();
+        self.take().commit(digest)
+    }
+
+    fn cancel(self: Box<Self>) -> Result<()> {
+        watch();
+        self.take().cancel()
+    }
+}
+
+struct Part(Arc<dyn Content>);
+
+impl Content for Part {
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn read_at(&self, position: u64, buffer: &mut [u8]) -> io::Result<()> {
+        watch();
+        self.0.read_at(position, buffer)
+    }
+
+    fn view(&self) -> Option<View> {
+        self.0.view().map(|view| View::new(Arc::new(PartView(view))))
+    }
+}
+
+struct PartView(View);
+
+impl ResidentBytes for PartView {
+    fn bytes(&self) -> &[u8] {
+        self.0.as_ref()
+    }
+
+    fn make_resident(&self, start: usize, length: usize) -> io::Result<()> {
+        watch();
+        self.0.make_resident(start, length)
+    }
+}
