@@ -1,6 +1,13 @@
 //! What the durable store costs, each case beside its floor: the standard library doing the same with the same syncs.
 //!
 //! `cargo bench --bench store [-- commit | inline]`. Ratios hold between machines better than figures do.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a benchmark stops at the first surprise, and prints what it measured"
+)]
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -100,7 +107,9 @@ fn store_floor(folder: &Path, times: &mut Vec<Duration>) {
 /// Where a small layer is better off: inside the index or in a file. The default of `Inline` rests on this.
 fn inline(folder: &Path) -> Result<()> {
     const COUNT: usize = 400;
-    println!("\nsmall layers, {COUNT} of each size, one client: put and get per second, bytes of disk per layer");
+    println!(
+        "\nsmall layers, {COUNT} of each size, one client: put and get per second, bytes of disk per layer"
+    );
     println!("{:>8} {:>22} {:>22} {:>10}", "bytes", "inline put/get/disk", "file put/get/disk", "floor put");
     for size in [512_usize, 1 << 10, 4 << 10, 8 << 10, 16 << 10, 32 << 10] {
         let mut line = format!("{size:>8}");

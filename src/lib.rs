@@ -58,3 +58,8 @@ pub mod wire;
 
 pub use error::{Error, ErrorCode, Result};
 pub use registry::Registry;
+
+/// The README's example is compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,4 +1,5 @@
 //! Data folders that are not ours, not of this version, or cannot be used: each is told apart, and none is touched.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,9 +19,9 @@ fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
-                folders.push(path)
+                folders.push(path);
             } else {
-                drop(found.insert(path.clone(), fs::read(path).unwrap()))
+                drop(found.insert(path.clone(), fs::read(path).unwrap()));
             }
         }
     }

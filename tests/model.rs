@@ -1,4 +1,11 @@
 //! Random operations on a Sled store that is reopened at random, and on Memory: both must answer alike.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test stops at the first surprise"
+)]
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -8,9 +15,7 @@ use std::time::Duration;
 use sledge::oci::{Algorithm, Digest, Manifest, MediaType, Reference, RepositoryName, Tag};
 use sledge::store::memory::Memory;
 use sledge::store::sled::{Inline, Options, Sled};
-use sledge::store::{
-    Condition, Discover, Manage, MountSource, Pull, Push, PutManifest, References, Store, UploadOptions,
-};
+use sledge::store::{Condition, MountSource, PutManifest, References, Store, UploadOptions};
 use sledge::{Error, Result};
 use uuid::Uuid;
 
@@ -197,10 +202,10 @@ fn operate(
                 let mut upload = store.start_upload(repository, &UploadOptions::new()).unwrap();
                 upload.write_all(&content[..part]).unwrap();
                 let id = upload.id();
-                if part % 2 == 0 {
-                    drop(upload)
+                if part.is_multiple_of(2) {
+                    drop(upload);
                 } else {
-                    upload.suspend().unwrap()
+                    upload.suspend().unwrap();
                 }
                 id
             });

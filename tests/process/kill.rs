@@ -1,113 +1,12 @@
 //! A registry that is killed in the middle of an upload: what it acknowledged is there, and the upload goes on where it stood.
 
-use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::Write;
 use std::net::TcpStream;
-use std::path::Path;
-use std::process::{Child, ChildStderr, Command, Stdio};
+use std::process::Command;
 
 use sledge::oci::{Algorithm, Digest};
 
-/// A `sledge serve` of its own, on a free port. Dropping it kills it as a kill -9 does.
-struct Server {
-    process: Child,
-    address: String,
-    _log: BufReader<ChildStderr>,
-}
-
-impl Server {
-    fn start(folder: &Path) -> Self {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_sledge"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--log", "error", "--data"])
-            .arg(folder)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut log = BufReader::new(process.stderr.take().unwrap());
-        let mut line = String::new();
-        log.read_line(&mut line).unwrap();
-        let address = line.split("http://").nth(1).unwrap_or_else(|| panic!("unexpected first line: {line}"));
-        let address = address.split(',').next().unwrap().to_owned();
-        Self { process, address, _log: log }
-    }
-
-    fn request(&self, method: &str, path: &str, body: &[u8]) -> Answer {
-        let mut stream = TcpStream::connect(&self.address).unwrap();
-        let length = body.len();
-        write!(
-            stream,
-            "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
-        )
-        .unwrap();
-        stream.write_all(body).unwrap();
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).unwrap();
-        Answer::of(&answer)
-    }
-
-    /// Where a session stands: the `Range` of an empty one and of one with a single byte are the same, and no test needs either.
-    fn offset(&self, location: &str) -> u64 {
-        let answer = self.request("GET", location, b"");
-        assert_eq!(answer.status, 204);
-        answer.header("range").strip_prefix("0-").unwrap().parse::<u64>().unwrap() + 1
-    }
-
-    /// Bytes that the process has read from files so far; what it receives from sockets is not among them.
-    fn bytes_read(&self) -> u64 {
-        let text = fs::read_to_string(format!("/proc/{}/io", self.process.id())).unwrap();
-        text.lines().find_map(|line| line.strip_prefix("rchar: ")).unwrap().parse().unwrap()
-    }
-
-    fn kill(mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // Already gone after `kill`.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-struct Answer {
-    status: u16,
-    headers: String,
-    body: Vec<u8>,
-}
-
-impl Answer {
-    fn of(bytes: &[u8]) -> Self {
-        let end = bytes.windows(4).position(|window| window == b"\r\n\r\n").expect("an answer has a head");
-        let headers = String::from_utf8(bytes[..end].to_vec()).unwrap();
-        let status = headers.split(' ').nth(1).unwrap().parse().unwrap();
-        Self { status, headers, body: bytes[end + 4..].to_vec() }
-    }
-
-    fn header(&self, name: &str) -> &str {
-        self.headers
-            .lines()
-            .filter_map(|line| line.split_once(": "))
-            .find(|(found, _)| found.eq_ignore_ascii_case(name))
-            .unwrap_or_else(|| panic!("no {name} in {}", self.headers))
-            .1
-    }
-}
-
-fn noise(length: usize) -> Vec<u8> {
-    let mut x = 0x9E37_79B9_7F4A_7C15_u64;
-    let mut bytes = Vec::with_capacity(length + 8);
-    while bytes.len() < length {
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        bytes.extend_from_slice(&x.to_le_bytes());
-    }
-    bytes.truncate(length);
-    bytes
-}
+use crate::server::{Server, noise};
 
 fn start_upload(server: &Server) -> String {
     let answer = server.request("POST", "/v2/a/b/blobs/uploads/", b"");

@@ -1,0 +1,13 @@
+//! What only a process of its own shows: kills, locks, memory.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test stops at the first surprise, and says what it measured"
+)]
+
+mod kill;
+mod memory;
+mod server;
