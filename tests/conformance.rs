@@ -9,7 +9,7 @@ use std::time::Duration;
 use sledge::conformance::{self, Harness, RULES};
 use sledge::store::Store;
 use sledge::store::memory::Memory;
-use sledge::store::sled::{Inline, Options, Sled};
+use sledge::store::sled::{Durability, Inline, Options, Sled};
 use tempfile::TempDir;
 
 mod broken;
@@ -119,6 +119,7 @@ keeps_the_contract! {
     sled: Durable::new(Options::new());
     sled_with_all_bytes_inside: Durable::new(Options::new().inline(Inline::Everything));
     sled_with_all_bytes_in_files: Durable::new(Options::new().inline(Inline::UpTo(0)));
+    sled_with_relaxed_durability: Durable::new(Options::new().durability(Durability::Relaxed(Duration::from_millis(5))));
 }
 
 /// As [`broken_rules`], with all of them under way at once. The harness must not restart its store.

@@ -69,9 +69,10 @@ pub(super) fn cancel(shared: &Shared, repository: &RepositoryName, id: Uuid) -> 
         };
         shared.sessions.forget(&session);
         if let Some(state) = state {
-            return state.discard(shared, &session);
+            state.discard(shared, &session)?;
         }
     }
+    // Not in hand, or in hand with less than was once written down.
     match record_of(&shared.core, repository, id) {
         Ok(record) => {
             discard_recorded(shared, id, Content { placement: record.placement, size: record.current.offset })
