@@ -43,7 +43,7 @@ finish() {
             printf -- "--- the server's log ---\n" >&2
             tail -n 200 "$work/server.log" >&2
         fi
-        # On both streams, so that the verdict is the last line of whichever is read.
+        # The verdict is the last line of stdout whatever happened.
         printf '%d passed, 1 failed\n' "$passed"
     fi
     [[ -z ${work:-} ]] || rm -rf -- "$work"
@@ -66,7 +66,7 @@ work=$(mktemp -d "${TMPDIR:-/tmp}/sledge-e2e.XXXXXX")
 data=$work/data
 mkdir -p "$work/tmp" "$work/home"
 
-# skopeo must neither read this user's credentials and settings nor remember anything of this run where it can be helped.
+# skopeo must not read this user's credentials and settings.
 export HOME=$work/home XDG_RUNTIME_DIR=$work/home XDG_DATA_HOME=$work/home REGISTRY_AUTH_FILE=$work/home/auth.json
 printf '{}\n' >"$REGISTRY_AUTH_FILE"
 
