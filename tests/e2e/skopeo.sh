@@ -230,8 +230,7 @@ server_ended() { # server_ended SECONDS
     for ((tries = 0; tries < $1 * 20; tries++)); do
         if ! kill -0 "$server_pid" 2>/dev/null; then
             server_status=0
-            # Of a killed one, bash would say so here.
-            wait "$server_pid" 2>/dev/null || server_status=$?
+            wait "$server_pid" || server_status=$?
             server_pid=
             return 0
         fi
@@ -490,10 +489,12 @@ for ((tries = 0; tries < 3000; tries++)); do
     kill -0 "$push_pid" 2>/dev/null || break
     sleep 0.01
 done
-kill -KILL "$server_pid"
+server_status=0
+# In one go and without stderr, or bash itself reports the killed job there.
+{ kill -KILL "$server_pid" && wait "$server_pid"; } 2>/dev/null || server_status=$?
+server_pid=
 arrived=$(($(stored) - before))
 ((arrived > 0)) || fail "nothing of the push had arrived when the server was killed"
-server_ended 10
 ((server_status == 137)) || fail "after SIGKILL the server ended with status $server_status"
 if wait "$push_pid"; then during="after the push had ended"; else during="in the middle of a push"; fi
 push_pid=
