@@ -43,7 +43,7 @@ finish() {
             printf -- "--- the server's log ---\n" >&2
             tail -n 200 "$work/server.log" >&2
         fi
-        # On both streams, so that the verdict is the last line of whichever is read.
+        # The verdict is the last line of stdout whatever happened.
         printf '%d passed, 1 failed\n' "$passed"
     fi
     [[ -z ${work:-} ]] || rm -rf -- "$work"
@@ -66,7 +66,7 @@ work=$(mktemp -d "${TMPDIR:-/tmp}/sledge-e2e.XXXXXX")
 data=$work/data
 mkdir -p "$work/tmp" "$work/home"
 
-# skopeo must neither read this user's credentials and settings nor remember anything of this run where it can be helped.
+# skopeo must not read this user's credentials and settings.
 export HOME=$work/home XDG_RUNTIME_DIR=$work/home XDG_DATA_HOME=$work/home REGISTRY_AUTH_FILE=$work/home/auth.json
 printf '{}\n' >"$REGISTRY_AUTH_FILE"
 
@@ -230,8 +230,7 @@ server_ended() { # server_ended SECONDS
     for ((tries = 0; tries < $1 * 20; tries++)); do
         if ! kill -0 "$server_pid" 2>/dev/null; then
             server_status=0
-            # Of a killed one, bash would say so here.
-            wait "$server_pid" 2>/dev/null || server_status=$?
+            wait "$server_pid" || server_status=$?
             server_pid=
             return 0
         fi
@@ -490,10 +489,12 @@ for ((tries = 0; tries < 3000; tries++)); do
     kill -0 "$push_pid" 2>/dev/null || break
     sleep 0.01
 done
-kill -KILL "$server_pid"
+server_status=0
+# In one go and without stderr, or bash itself reports the killed job there.
+{ kill -KILL "$server_pid" && wait "$server_pid"; } 2>/dev/null || server_status=$?
+server_pid=
 arrived=$(($(stored) - before))
 ((arrived > 0)) || fail "nothing of the push had arrived when the server was killed"
-server_ended 10
 ((server_status == 137)) || fail "after SIGKILL the server ended with status $server_status"
 if wait "$push_pid"; then during="after the push had ended"; else during="in the middle of a push"; fi
 push_pid=
