@@ -94,17 +94,17 @@ async fn dispatch(
 fn log(parts: &Parts, status: StatusCode, bytes: u64, took: Duration, refusal: Option<&Refusal>) {
     let method = &parts.method;
     let path: String = parts.uri.path().chars().take(LOGGED_PATH).collect();
-    let (status, millis) = (status.as_u16(), took.as_micros() as f64 / 1000.0);
+    let (status, micros) = (status.as_u16(), u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
     match refusal {
         Some(error) if status >= 500 => {
-            tracing::error!(%method, path, status, bytes, millis, %error, "request");
+            tracing::error!(%method, path, status, bytes, micros, %error, "request");
         }
         // Asking for what is not there is how a push begins.
         Some(error) if status == 404 && method.is_safe() => {
-            tracing::debug!(%method, path, status, bytes, millis, %error, "request");
+            tracing::debug!(%method, path, status, bytes, micros, %error, "request");
         }
-        Some(error) => tracing::info!(%method, path, status, bytes, millis, %error, "request"),
-        None if method.is_safe() => tracing::debug!(%method, path, status, bytes, millis, "request"),
-        None => tracing::info!(%method, path, status, bytes, millis, "request"),
+        Some(error) => tracing::info!(%method, path, status, bytes, micros, %error, "request"),
+        None if method.is_safe() => tracing::debug!(%method, path, status, bytes, micros, "request"),
+        None => tracing::info!(%method, path, status, bytes, micros, "request"),
     }
 }
