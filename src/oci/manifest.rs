@@ -1,9 +1,12 @@
 //! Manifests: exact bytes, and what they say (image-spec, manifest.md and image-index.md; Docker's schema 2).
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
-use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use super::digest::shorten;
 use super::{Algorithm, Annotations, Descriptor, Digest, DigestError, MediaType, MediaTypeError};
@@ -197,10 +200,10 @@ impl fmt::Display for ReferenceRole {
 struct Document {
     schema_version: Option<u64>,
     media_type: Option<String>,
-    config: Option<Pointer>,
-    layers: Option<Vec<Pointer>>,
-    manifests: Option<Vec<Pointer>>,
-    subject: Option<Pointer>,
+    config: Option<Object<Pointer>>,
+    layers: Option<Vec<Object<Pointer>>>,
+    manifests: Option<Vec<Object<Pointer>>>,
+    subject: Option<Object<Pointer>>,
     artifact_type: Option<String>,
     annotations: Option<Annotations>,
 }
@@ -213,10 +216,33 @@ struct Pointer {
     size: u64,
 }
 
+/// A JSON object. serde would also read an array as the fields in their order, which no other reader takes for a manifest.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+            type Value = T;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<T, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(fields))
+            }
+        }
+
+        deserializer.deserialize_map(Fields(PhantomData)).map(Self)
+    }
+}
+
 impl Document {
     fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
-        let document: Self =
-            serde_json::from_slice(bytes).map_err(|error| ManifestError::Json(error.to_string()))?;
+        let Object(document) = serde_json::from_slice::<Object<Self>>(bytes)
+            .map_err(|error| ManifestError::Json(error.to_string()))?;
         match document.schema_version {
             Some(2) => Ok(document),
             found => Err(ManifestError::SchemaVersion(found)),
@@ -240,7 +266,8 @@ impl Document {
             return Err(ManifestError::Ambiguous { media_type: media_type.clone(), field });
         }
 
-        let subject = self.subject.map(|subject| digest_at("subject", &subject.digest)).transpose()?;
+        let subject =
+            self.subject.map(|Object(subject)| digest_at("subject", &subject.digest)).transpose()?;
         let mut artifact_type = match self.artifact_type.as_deref() {
             None | Some("") => None,
             Some(stated) => Some(stated.parse()?),
@@ -248,17 +275,17 @@ impl Document {
         let mut references = Vec::new();
         match kind {
             ManifestKind::Image => {
-                let config = self.config.ok_or(ManifestError::NoConfig)?;
+                let Object(config) = self.config.ok_or(ManifestError::NoConfig)?;
                 if artifact_type.is_none() {
                     artifact_type = config.media_type.parse().ok();
                 }
                 references.push(config.referenced(ReferenceRole::Config)?);
-                for (at, layer) in self.layers.into_iter().flatten().enumerate() {
+                for (at, Object(layer)) in self.layers.into_iter().flatten().enumerate() {
                     references.push(layer.referenced(ReferenceRole::Layer(at))?);
                 }
             }
             ManifestKind::Index => {
-                for (at, child) in self.manifests.into_iter().flatten().enumerate() {
+                for (at, Object(child)) in self.manifests.into_iter().flatten().enumerate() {
                     references.push(child.referenced(ReferenceRole::Manifest(at))?);
                 }
             }
@@ -438,6 +465,18 @@ mod tests {
         {
             let manifest = Manifest::new(MediaType::OCI_INDEX.parse().unwrap(), text.as_bytes());
             assert!(matches!(manifest.contents(), Err(ManifestError::Json(_))));
+        }
+    }
+
+    #[test]
+    fn an_array_is_no_document_and_no_descriptor() {
+        // serde reads the fields of a struct from an array too; a registry that did so stored what nobody else can read.
+        let pointer = serde_json::json!(["application/x", digest(1), 2]);
+        let array = serde_json::json!([2, MediaType::OCI_MANIFEST, pointer, [], null, null, null, {}]);
+        let inner = serde_json::json!({ "schemaVersion": 2, "config": pointer, "layers": [] });
+        for document in [array, inner] {
+            let error = contents(MediaType::OCI_MANIFEST, &document).unwrap_err().to_string();
+            assert!(error.contains("invalid type: sequence, expected an object"), "{error}");
         }
     }
 

@@ -41,6 +41,10 @@ pub(super) struct Finished {
 impl Finished {
     /// Makes the blob visible and ends the session, in one transaction.
     pub(super) fn publish(self, desk: &mut Desk<'_>) -> Result<BlobStat> {
+        // Content that is on its way out is nobody's any more: the session was cancelled.
+        if desk.index().contains(Tree::Leftovers, &schema::id_key(self.content.placement.id()))? {
+            return Err(Error::UploadUnknown { repository: self.repository, id: self.session });
+        }
         let key = schema::digest_key(&self.digest);
         let mut changes = Changes::new();
         changes.remove(Tree::Uploads, schema::id_key(self.session));

@@ -13,6 +13,7 @@ use super::leftovers;
 use super::schema::{
     self, Content, Leftover, Manifest as Recorded, Placement, Referrer, Tag as RecordedTag, Timestamp, Tree,
 };
+use super::staged::{check_space, write_error};
 use super::store::Core;
 use crate::error::{Error, Result};
 use crate::oci::{Contents, Descriptor, Digest, Manifest, Reference, ReferenceRole, RepositoryName, Tag};
@@ -102,9 +103,11 @@ impl Put {
 
     /// Writes the bytes to their file, durably but for its name.
     pub(super) fn write_file(&self, core: &Core, id: Uuid) -> Result<()> {
-        let failed = |error| Error::io(format!("writing content {id}"))(error);
+        let bytes = self.manifest.bytes();
+        check_space(core, bytes.len() as u64)?;
+        let failed = |error| write_error(core, id, bytes.len(), error);
         let file = content::create_file(core, id).map_err(failed)?;
-        file.write_all_at(self.manifest.bytes(), 0).map_err(failed)?;
+        file.write_all_at(bytes, 0).map_err(failed)?;
         file.sync_data().map_err(failed)
     }
 

@@ -42,20 +42,21 @@ pub(super) struct Session {
 pub(super) struct Held {
     /// `None` where the session is not in hand: not loaded yet, suspended, or over.
     pub(super) state: Option<State>,
-    /// The number of the claim that may write, and when it last did.
-    claim: Option<(u64, Instant)>,
+    /// Since when the writer has been silent, if there is one.
+    active_at: Option<Instant>,
+    /// How often it was claimed; the last claim's number.
     claims: u64,
 }
 
 impl Held {
     fn claim(&mut self) -> u64 {
         self.claims += 1;
-        self.claim = Some((self.claims, Instant::now()));
+        self.active_at = Some(Instant::now());
         self.claims
     }
 
     pub(super) fn release(&mut self) {
-        self.claim = None;
+        self.active_at = None;
     }
 }
 
@@ -84,19 +85,15 @@ impl Session {
     /// What the session is, for the writer with this claim.
     pub(super) fn hold(&self, claim: u64) -> Result<MutexGuard<'_, Held>> {
         let mut held = lock(&self.held);
-        if held.state.is_none() {
+        if held.claims != claim {
+            // Somebody else has it, or has had it since: for this writer it makes no difference.
+            return Err(Error::UploadBusy(self.id));
+        }
+        if held.active_at.is_none() {
             return Err(self.unknown());
         }
-        match &mut held.claim {
-            Some((number, active_at)) if *number == claim => *active_at = Instant::now(),
-            _ => return Err(Error::UploadBusy(self.id)),
-        }
+        held.active_at = Some(Instant::now());
         Ok(held)
-    }
-
-    /// What the session is, whoever writes; waits for a write in progress.
-    pub(super) fn seize(&self) -> MutexGuard<'_, Held> {
-        lock(&self.held)
     }
 
     /// Claims the session for a new writer, unless one is alive; `None` where it is not in hand any more.
@@ -106,7 +103,7 @@ impl Session {
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return Err(Error::UploadBusy(self.id)),
         };
-        if held.state.is_some() && held.claim.is_some_and(|(_, active_at)| active_at.elapsed() < silence) {
+        if held.state.is_some() && held.active_at.is_some_and(|active_at| active_at.elapsed() < silence) {
             return Err(Error::UploadBusy(self.id));
         }
         let Some(state) = &mut held.state else { return Ok(None) };
@@ -154,7 +151,11 @@ impl Sessions {
             let known = self.get(id);
             if let Some(session) = known {
                 if session.repository != *repository {
-                    return Err(Error::UploadUnknown { repository: repository.clone(), id });
+                    // Where it belongs is not known before it was loaded: somebody may have asked in the wrong place.
+                    return Err(match session.status() {
+                        Some(_) => Error::UploadUnknown { repository: repository.clone(), id },
+                        None => Error::UploadBusy(id),
+                    });
                 }
                 match session.take(self.silence, &adopt)? {
                     Some(claim) => return Ok((session, claim)),
@@ -182,7 +183,6 @@ impl Sessions {
                     return Ok((session, claim));
                 }
                 Err(error) => {
-                    drop(held);
                     self.forget(&session);
                     return Err(error);
                 }
@@ -190,7 +190,38 @@ impl Sessions {
         }
     }
 
-    /// Takes the session out of hand.
+    /// Ends a session, whoever writes to it; a write in progress is waited for. `discard` has the session to itself: until it
+    /// has returned, it counts as busy, so that nobody takes it up from a record that is about to go. It is over when `discard`
+    /// has taken its state.
+    pub(super) fn end(
+        &self,
+        repository: &RepositoryName,
+        id: Uuid,
+        discard: impl FnOnce(&Session, &mut Held) -> Result<()>,
+    ) -> Result<()> {
+        loop {
+            let session = {
+                let mut table = lock(&self.table);
+                let new = || Arc::new(Session::new(id, repository));
+                Arc::clone(table.sessions.entry(id).or_insert_with(new))
+            };
+            if session.repository != *repository && session.status().is_some() {
+                return Ok(());
+            }
+            let mut held = lock(&session.held);
+            let in_hand = self.get(id).is_some_and(|known| Arc::ptr_eq(&known, &session));
+            if !in_hand || session.repository != *repository {
+                continue;
+            }
+            let outcome = discard(&session, &mut held);
+            if held.state.is_none() {
+                self.forget(&session);
+            }
+            return outcome;
+        }
+    }
+
+    /// Takes the session out of hand. To be called with the session held, or somebody could come in between.
     pub(super) fn forget(&self, session: &Arc<Session>) {
         let mut table = lock(&self.table);
         if table.sessions.get(&session.id).is_some_and(|known| Arc::ptr_eq(known, session)) {
@@ -205,7 +236,7 @@ impl Table {
             let Some(id) = self.started.pop_front() else { return };
             let idle = self.sessions.get(&id).is_some_and(|session| {
                 session.held.try_lock().is_ok_and(|mut held| {
-                    let idle = held.claim.is_none()
+                    let idle = held.active_at.is_none()
                         && held.state.as_ref().is_some_and(|state| state.status().offset == 0);
                     if idle {
                         held.state = None;

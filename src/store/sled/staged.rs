@@ -24,7 +24,7 @@ use super::sessions::Session;
 use super::store::{Core, Shared};
 use super::writer::Terms;
 use crate::error::{Error, Result};
-use crate::oci::{Algorithm, Digest, Hasher};
+use crate::oci::{Algorithm, Digest, Hasher, RepositoryName};
 use crate::store::{UploadOptions, UploadStatus};
 
 /// A session is made durable whenever so many bytes came, or so much time went by, since that was last done.
@@ -289,8 +289,17 @@ impl State {
             );
         }
         changes.set(schema::id_key(session.id), &record)?;
-        self.recorded = true;
-        shared.writer.run(terms, move |desk| desk.apply(&changes))
+        let unknown = session.unknown();
+        let outcome = shared.writer.run(terms, move |desk| {
+            // Content that is on its way out is nobody's any more.
+            if desk.index().contains(Tree::Leftovers, &schema::id_key(placement.id()))? {
+                return Err(unknown);
+            }
+            desk.apply(&changes)
+        });
+        // What a full disk refused was not written; of other failures that is not certain.
+        self.recorded |= !matches!(outcome, Err(Error::DiskFull { .. }));
+        outcome
     }
 
     /// The digest of all the bytes. Only for another algorithm than the one that was announced are they read again (C10).
@@ -362,23 +371,27 @@ impl State {
         Ok((finished, terms))
     }
 
-    /// Drops the bytes and the record.
-    pub(super) fn discard(self, shared: &Shared, session: &Session) -> Result<()> {
-        let placement = match self.bytes {
-            Bytes::Held(_) => None,
-            Bytes::File { id, file, .. } if !self.recorded => {
-                drop(file);
-                // Nothing names it, so there is no order to keep.
-                return std::fs::remove_file(shared.core.folder.content(id))
+    /// Drops the bytes and the record. After an error the session is as it was.
+    pub(super) fn discard(&self, shared: &Shared, session: &Session) -> Result<()> {
+        let placement = match &self.bytes {
+            // A record can have outlived an attempt to write the bytes down that failed.
+            Bytes::Held(_) if self.recorded => {
+                return match record_of(&shared.core, &session.repository, session.id) {
+                    Ok(record) => discard_recorded(shared, session.id, &record),
+                    Err(Error::UploadUnknown { .. }) => Ok(()),
+                    Err(error) => Err(error),
+                };
+            }
+            Bytes::Held(_) => return Ok(()),
+            // Nothing names it, so there is no order to keep.
+            Bytes::File { id, .. } if !self.recorded => {
+                return std::fs::remove_file(shared.core.folder.content(*id))
                     .map_err(Error::io(format!("removing content {id}")));
             }
-            Bytes::File { id, .. } => Some(Placement::File(id)),
-            Bytes::Chunks { id, .. } => Some(Placement::Inline(id)),
+            Bytes::File { id, .. } => Placement::File(*id),
+            Bytes::Chunks { id, .. } => Placement::Inline(*id),
         };
-        match placement {
-            Some(placement) => discard_recorded(shared, session.id, Content { placement, size: self.offset }),
-            None => Ok(()),
-        }
+        retire(shared, session.id, Content { placement, size: self.offset })
     }
 }
 
@@ -400,13 +413,18 @@ fn append_chunks(shared: &Shared, id: Uuid, first: u32, bytes: Vec<u8>) -> Resul
     })
 }
 
+/// Whether a failed transaction may have been made all the same.
+pub(super) const fn in_doubt(error: &Error) -> bool {
+    error.code().is_none() && !matches!(error, Error::DiskFull { .. })
+}
+
 pub(super) fn check_space(core: &Core, length: u64) -> Result<()> {
     let available = core.folder.available()?;
     let needed = core.options.reserve.saturating_add(length);
     if available < needed { Err(Error::DiskFull { needed, available }) } else { Ok(()) }
 }
 
-fn write_error(core: &Core, id: Uuid, length: usize, error: io::Error) -> Error {
+pub(super) fn write_error(core: &Core, id: Uuid, length: usize, error: io::Error) -> Error {
     match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
             Error::DiskFull { needed: length as u64, available: core.folder.available().unwrap_or_default() }
@@ -415,7 +433,19 @@ fn write_error(core: &Core, id: Uuid, length: usize, error: io::Error) -> Error 
     }
 }
 
-pub(super) fn discard_recorded(shared: &Shared, id: Uuid, content: Content) -> Result<()> {
+pub(super) fn record_of(core: &Core, repository: &RepositoryName, id: Uuid) -> Result<Record> {
+    let record = core.read(|index| index.get::<Record>(&schema::id_key(id)))?;
+    record
+        .filter(|record| record.repository == repository.as_str())
+        .ok_or_else(|| Error::UploadUnknown { repository: repository.clone(), id })
+}
+
+/// Drops a session that is not in hand.
+pub(super) fn discard_recorded(shared: &Shared, id: Uuid, record: &Record) -> Result<()> {
+    retire(shared, id, Content { placement: record.placement, size: record.current.offset })
+}
+
+fn retire(shared: &Shared, id: Uuid, content: Content) -> Result<()> {
     let mut changes = Changes::new();
     changes.remove(Tree::Uploads, schema::id_key(id));
     let retired = leftovers::retire(&mut changes, content, None)?;

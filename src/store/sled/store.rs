@@ -181,16 +181,21 @@ impl Push for Sled {
     ) -> Result<()> {
         let core = &self.0.core;
         let put = manifests::Put::prepare(core, repository, manifest, options)?;
-        let file = put.file();
-        if let Some(id) = file {
-            put.write_file(core, id)?;
-        }
-        let outcome = self.0.writer.run(Terms { new_file: file.is_some(), ..ADD }, |desk| put.publish(desk));
-        // A file that certainly became nobody's goes at once. After a failure of the index itself that is not certain.
-        if let Some(id) = file
-            && (matches!(outcome, Ok(false)) || outcome.as_ref().is_err_and(|error| error.code().is_some()))
-        {
+        let Some(id) = put.file() else {
+            return self.0.writer.run(ADD, |desk| put.publish(desk)).map(|_| ());
+        };
+        let discard = || {
+            // What cannot be removed is an orphan, and no reason to tell the client anything else.
             let _ = std::fs::remove_file(core.folder.content(id));
+        };
+        if let Err(error) = put.write_file(core, id) {
+            discard();
+            return Err(error);
+        }
+        let outcome = self.0.writer.run(Terms { new_file: true, ..ADD }, |desk| put.publish(desk));
+        // A file that became nobody's goes at once. After a failure of the index itself that is not certain.
+        if matches!(outcome, Ok(false)) || outcome.as_ref().is_err_and(|error| !staged::in_doubt(error)) {
+            discard();
         }
         outcome.map(|_| ())
     }

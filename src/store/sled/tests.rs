@@ -329,6 +329,62 @@ fn pushes_stop_before_the_disk_is_full_and_deletions_do_not() -> Result<()> {
     let index = Manifest::new(MediaType::OCI_INDEX.parse()?, &b"{\"schemaVersion\":2,\"manifests\":[]}"[..]);
     let refused = store.put_manifest(&repository(), &index, &PutManifest::new());
     assert!(matches!(refused, Err(Error::DiskFull { .. })));
+    // A manifest that needs a file, and was refused for room, leaves none.
+    let put = PutManifest::new().references(References::MayBeAbsent);
+    let refused = store.put_manifest(&repository(), &large_manifest(3, 1 << 20), &put);
+    assert!(matches!(refused, Err(Error::DiskFull { .. })));
+    assert_eq!(files(folder.path()), 0);
     assert!(store.stat(&repository(), &digest).is_ok());
     store.delete_blob(&repository(), &digest)
+}
+
+#[test]
+fn who_ends_a_session_and_who_takes_it_up_at_once_do_not_both_succeed() -> Result<()> {
+    // A cancellation looked for the session, found it suspended, and removed its record; a commit that had loaded the record
+    // just before made a blob of a file that was then unlinked. Each was told that it had succeeded.
+    let folder = folder();
+    let store = open(folder.path(), Inline::default());
+    let content = noise(30_000, 1);
+    let digest = Algorithm::Sha256.digest(&content);
+    let wrong = Algorithm::Sha256.digest(b"something else");
+    let mut committed = 0;
+    for round in 0..300 {
+        let mut upload = store.start_upload(&repository(), &UploadOptions::new())?;
+        upload.write_all(&content).unwrap();
+        let id = upload.id();
+        upload.suspend()?;
+        let commit = |digest: &Digest| {
+            let upload = store.resume_upload(&repository(), id, &UploadOptions::new())?;
+            upload.commit(digest).map(drop)
+        };
+        let outcome = std::thread::scope(|threads| {
+            let other = threads.spawn(|| match round % 2 {
+                0 => store.cancel_upload(&repository(), id),
+                _ => commit(&wrong),
+            });
+            let outcome = commit(&digest);
+            other.join().unwrap().or_else(|error| match error {
+                Error::DigestMismatch(_) | Error::UploadBusy(_) | Error::UploadUnknown { .. } => Ok(()),
+                error => Err(error),
+            })?;
+            Ok::<_, Error>(outcome)
+        })?;
+        // Whoever lost the race to a busy session leaves it suspended.
+        store.cancel_upload(&repository(), id)?;
+        match outcome {
+            Ok(()) => {
+                committed += 1;
+                let mut found = vec![0; content.len()];
+                store.blob(&repository(), &digest)?.content.read_at(0, &mut found).unwrap();
+                assert!(found == content, "round {round}");
+                store.delete_blob(&repository(), &digest)?;
+            }
+            Err(Error::UploadBusy(_) | Error::UploadUnknown { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    println!("{committed} of 300 commits won");
+    drop(store);
+    assert_eq!(files(folder.path()), 0);
+    Ok(())
 }

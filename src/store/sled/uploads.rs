@@ -7,20 +7,13 @@ use std::time::SystemTime;
 use uuid::Uuid;
 
 use super::layers;
-use super::schema::{self, Content, Layer, Upload as Record};
+use super::schema::{self, Content, Layer};
 use super::sessions::Session;
-use super::staged::{State, check_space, discard_recorded, standing};
-use super::store::{Core, Shared};
+use super::staged::{State, check_space, discard_recorded, in_doubt, record_of, standing};
+use super::store::Shared;
 use crate::error::{Error, Result};
 use crate::oci::{Algorithm, Digest, DigestMismatch, RepositoryName};
 use crate::store::{BlobStat, Upload, UploadOptions, UploadStatus};
-
-fn record_of(core: &Core, repository: &RepositoryName, id: Uuid) -> Result<Record> {
-    let record = core.read(|index| index.get::<Record>(&schema::id_key(id)))?;
-    record
-        .filter(|record| record.repository == repository.as_str())
-        .ok_or_else(|| Error::UploadUnknown { repository: repository.clone(), id })
-}
 
 pub(super) fn start(
     shared: &Arc<Shared>,
@@ -58,28 +51,19 @@ pub(super) fn status(shared: &Shared, repository: &RepositoryName, id: Uuid) -> 
 }
 
 pub(super) fn cancel(shared: &Shared, repository: &RepositoryName, id: Uuid) -> Result<()> {
-    if let Some(session) = shared.sessions.get(id) {
-        if session.repository != *repository {
-            return Ok(());
+    shared.sessions.end(repository, id, |session, held| {
+        match &held.state {
+            Some(state) => state.discard(shared, session)?,
+            None => match record_of(&shared.core, repository, id) {
+                Ok(record) => discard_recorded(shared, id, &record)?,
+                Err(Error::UploadUnknown { .. }) => {}
+                Err(error) => return Err(error),
+            },
         }
-        let state = {
-            let mut held = session.seize();
-            held.release();
-            held.state.take()
-        };
-        shared.sessions.forget(&session);
-        if let Some(state) = state {
-            state.discard(shared, &session)?;
-        }
-    }
-    // Not in hand, or in hand with less than was once written down.
-    match record_of(&shared.core, repository, id) {
-        Ok(record) => {
-            discard_recorded(shared, id, Content { placement: record.placement, size: record.current.offset })
-        }
-        Err(Error::UploadUnknown { .. }) => Ok(()),
-        Err(error) => Err(error),
-    }
+        held.release();
+        held.state = None;
+        Ok(())
+    })
 }
 
 /// A session in the hands of its writer.
@@ -130,7 +114,6 @@ impl Writing {
         state.save(&self.shared, &self.session, false)?;
         // From here on the record is the session.
         held.state = None;
-        drop(held);
         self.shared.sessions.forget(&self.session);
         Ok(())
     }
@@ -140,14 +123,14 @@ impl Writing {
         let Some(state) = &mut held.state else { return Err(self.session.unknown()) };
         let found = state.digest(&self.shared.core, digest.algorithm())?;
         if found != *digest {
+            // Where the session cannot be dropped, as on a disk that has no byte left for that, it stays and can be cancelled.
+            let discarded = state.discard(&self.shared, &self.session);
             held.release();
-            let state = held.state.take();
-            drop(held);
-            self.over = true;
-            self.shared.sessions.forget(&self.session);
-            if let Some(state) = state {
-                state.discard(&self.shared, &self.session)?;
+            if discarded.is_ok() {
+                held.state = None;
+                self.shared.sessions.forget(&self.session);
             }
+            self.over = true;
             return Err(DigestMismatch { expected: *digest, found }.into());
         }
 
@@ -162,11 +145,10 @@ impl Writing {
             Ok(_) | Err(Failure::Lost(_)) => {
                 held.release();
                 held.state = None;
+                self.shared.sessions.forget(&self.session);
             }
         }
-        drop(held);
         self.over = true;
-        self.shared.sessions.forget(&self.session);
         outcome.map_err(|failure| match failure {
             Failure::Stands(error) | Failure::Lost(error) => error,
         })
@@ -193,11 +175,6 @@ enum Failure {
     Stands(Error),
     /// Nobody knows what became of it.
     Lost(Error),
-}
-
-/// Whether a failed transaction may have been made all the same.
-const fn in_doubt(error: &Error) -> bool {
-    error.code().is_none() && !matches!(error, Error::DiskFull { .. })
 }
 
 impl Write for Writing {
