@@ -348,7 +348,8 @@ fn who_ends_a_session_and_who_takes_it_up_at_once_do_not_both_succeed() -> Resul
     let digest = Algorithm::Sha256.digest(&content);
     let wrong = Algorithm::Sha256.digest(b"something else");
     let mut committed = 0;
-    for round in 0..300 {
+    let start = std::sync::Barrier::new(2);
+    for round in 0..600 {
         let mut upload = store.start_upload(&repository(), &UploadOptions::new())?;
         upload.write_all(&content).unwrap();
         let id = upload.id();
@@ -358,10 +359,16 @@ fn who_ends_a_session_and_who_takes_it_up_at_once_do_not_both_succeed() -> Resul
             upload.commit(digest).map(drop)
         };
         let outcome = std::thread::scope(|threads| {
-            let other = threads.spawn(|| match round % 2 {
-                0 => store.cancel_upload(&repository(), id),
-                _ => commit(&wrong),
+            let other = threads.spawn(|| {
+                start.wait();
+                match round % 2 {
+                    0 => store.cancel_upload(&repository(), id),
+                    _ => commit(&wrong),
+                }
             });
+            start.wait();
+            // A little later each time, so that every place of the one meets every place of the other.
+            (0..round % 50 * 100).for_each(|_| std::hint::spin_loop());
             let outcome = commit(&digest);
             other.join().unwrap().or_else(|error| match error {
                 Error::DigestMismatch(_) | Error::UploadBusy(_) | Error::UploadUnknown { .. } => Ok(()),
@@ -383,7 +390,7 @@ fn who_ends_a_session_and_who_takes_it_up_at_once_do_not_both_succeed() -> Resul
             Err(error) => return Err(error),
         }
     }
-    println!("{committed} of 300 commits won");
+    println!("{committed} of 600 commits won");
     drop(store);
     assert_eq!(files(folder.path()), 0);
     Ok(())
