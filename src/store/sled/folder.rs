@@ -31,7 +31,7 @@ impl Folder {
     /// Takes the folder, and makes a store in it where it is absent or empty.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let shown = path.display();
-        fs::create_dir_all(path).map_err(Error::io(format!("making the folder {shown}")))?;
+        make_folder(path).map_err(Error::io(format!("making the folder {shown}")))?;
         let path = path.canonicalize().map_err(Error::io(format!("looking up the folder {shown}")))?;
         if !path.join(FORMAT_FILE).exists() {
             check_empty(&path)?;
@@ -68,6 +68,14 @@ impl Folder {
             .map_err(|error| Error::Io { doing: "asking for free space".to_owned(), source: error.into() })?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
+}
+
+/// Makes a folder and those above it, so that none of them goes with a power cut.
+fn make_folder(path: &Path) -> io::Result<()> {
+    let path = std::path::absolute(path)?;
+    let new: Vec<&Path> = path.ancestors().take_while(|folder| !folder.exists()).collect();
+    fs::create_dir_all(&path)?;
+    new.iter().filter_map(|folder| folder.parent()).try_for_each(sync_folder)
 }
 
 /// A folder that is to become a store may hold what an unfinished creation left, and what filesystems and tools put there.
@@ -148,9 +156,6 @@ fn create(path: &Path) -> Result<()> {
     sync_folder(path).map_err(failed)?;
     fs::rename(unfinished(INDEX), path.join(INDEX)).map_err(failed)?;
     sync_folder(path).map_err(failed)?;
-    if let Some(parent) = path.parent() {
-        sync_folder(parent).map_err(failed)?;
-    }
     Ok(())
 }
 
