@@ -27,17 +27,28 @@ fn broken_off(error: JoinError) -> Error {
     Error::Io { doing: "an operation of the store was broken off".to_owned(), source: error.into() }
 }
 
-/// An upload that is never dropped on an async thread: dropping suspends, and that may block.
-pub(super) struct Held(Option<Box<dyn Upload>>);
+/// What becomes of an upload that is dropped.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dropped {
+    Suspended,
+    /// For a session that nobody else knows of: nobody could go on with it.
+    Cancelled,
+}
+
+/// An upload that is never dropped on an async thread: that suspends or cancels it, and may block.
+pub(super) struct Held {
+    upload: Option<Box<dyn Upload>>,
+    dropped: Dropped,
+}
 
 impl Held {
-    pub(super) fn new(upload: Box<dyn Upload>) -> Self {
-        Self(Some(upload))
+    pub(super) fn new(upload: Box<dyn Upload>, dropped: Dropped) -> Self {
+        Self { upload: Some(upload), dropped }
     }
 
     /// Blocks.
     fn write(&mut self, frames: &[Bytes]) -> Result<()> {
-        let Some(upload) = &mut self.0 else { return Ok(()) };
+        let Some(upload) = &mut self.upload else { return Ok(()) };
         frames.iter().try_for_each(|frame| write(upload.as_mut(), frame))
     }
 }
@@ -52,10 +63,26 @@ pub(super) fn write(upload: &mut dyn Upload, bytes: &[u8]) -> Result<()> {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let Some(upload) = self.0.take() else { return };
+        let Some(upload) = self.upload.take() else { return };
+        let leaving = Leaving { upload: Some(upload), dropped: self.dropped };
         match Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(move || drop(upload))),
-            Err(_) => drop(upload),
+            Ok(runtime) => drop(runtime.spawn_blocking(move || drop(leaving))),
+            Err(_) => drop(leaving),
+        }
+    }
+}
+
+/// An upload on its way out. It ends as it should also where a runtime that stops drops the operation that it is in.
+struct Leaving {
+    upload: Option<Box<dyn Upload>>,
+    dropped: Dropped,
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        let Some(upload) = self.upload.take().filter(|_| self.dropped == Dropped::Cancelled) else { return };
+        if let Err(error) = upload.cancel() {
+            tracing::warn!(%error, "an upload that nobody can go on with could not be cancelled");
         }
     }
 }
@@ -63,9 +90,11 @@ impl Drop for Held {
 /// The way of a request's body into an upload: one batch is gathered while another is written, so a client that is slow
 /// holds no thread and one that is fast no more than two batches.
 ///
-/// Dropping it, as happens when the connection is cut, still writes what was gathered, and then suspends the upload.
+/// Dropping it, as happens when the connection is cut, drops the upload; if that is to be suspended, what was gathered is written
+/// before.
 pub(super) struct Sink {
     state: State,
+    dropped: Dropped,
     gathered: Vec<Bytes>,
     /// The length of what is gathered.
     size: usize,
@@ -97,7 +126,8 @@ impl State {
 
 impl Sink {
     pub(super) const fn new(upload: Held) -> Self {
-        Self { state: State::Idle(upload), gathered: Vec::new(), size: 0 }
+        let dropped = upload.dropped;
+        Self { state: State::Idle(upload), dropped, gathered: Vec::new(), size: 0 }
     }
 
     /// Takes in a body to its end, and says how long it was. The last of it is not written before [`Sink::end`], which is to be
@@ -163,7 +193,7 @@ impl Sink {
         };
         blocking(move || {
             let written = written.and_then(|()| held.write(&frames));
-            operation(held.0.take().ok_or_else(gone)?, written)
+            operation(held.upload.take().ok_or_else(gone)?, written)
         })
         .await
     }
@@ -171,7 +201,10 @@ impl Sink {
 
 impl Drop for Sink {
     fn drop(&mut self) {
-        let frames = mem::take(&mut self.gathered);
+        let mut frames = mem::take(&mut self.gathered);
+        if self.dropped == Dropped::Cancelled {
+            frames.clear();
+        }
         let state = mem::replace(&mut self.state, State::Gone);
         let Ok(runtime) = Handle::try_current() else { return };
         match state {

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::arriving::Arriving;
 use super::body::Body;
-use super::bridge::{self, Held, Sink, blocking};
+use super::bridge::{self, Dropped, Held, Sink, blocking};
 use super::reply::{CONTENT_DIGEST, OCI_SUBJECT, OCI_TAG, Reply, UPLOAD_UUID, blob_path, only, path};
 use crate::error::{Error, Result};
 use crate::oci::{
@@ -51,6 +51,15 @@ enum Session {
     Existing(Uuid),
 }
 
+impl Session {
+    const fn dropped(self) -> Dropped {
+        match self {
+            Self::New => Dropped::Cancelled,
+            Self::Existing(_) => Dropped::Suspended,
+        }
+    }
+}
+
 /// What comes of the session when the body is in.
 #[derive(Clone, Copy)]
 enum End {
@@ -73,7 +82,9 @@ pub(super) async fn start(
     let mut options = UploadOptions::new();
     options.algorithm = algorithm;
     let (repository, stand) = blocking(move || {
-        let stand = end(store.start_upload(&repository, &options)?, End::Suspend)?;
+        let upload = store.start_upload(&repository, &options)?;
+        let stand = Stand { id: upload.id(), offset: upload.offset() };
+        upload.suspend()?;
         Ok((repository, stand))
     })
     .await?;
@@ -192,18 +203,23 @@ async fn upload(
         let (store, repository) = (Arc::clone(store), repository.clone());
         move || open(store.as_ref(), &repository, session, &options, range)
     };
+    let finish = {
+        let (store, repository) = (Arc::clone(store), repository.clone());
+        move |upload, written| finish_upload(store.as_ref(), &repository, upload, session, then, written)
+    };
 
     if declared.is_some_and(|length| length <= SMALL as u64) {
         let bytes = sent.body.gather(SMALL).await?.unwrap_or_default();
         return Ok(blocking(move || {
             let mut upload = open()?;
             let written = bridge::write(upload.as_mut(), &bytes);
-            finish_upload(upload, session, then, written)
+            finish(upload, written)
         })
         .await?);
     }
 
-    let mut sink = Sink::new(blocking(move || open().map(Held::new)).await?);
+    let mut sink =
+        Sink::new(blocking(move || open().map(|upload| Held::new(upload, session.dropped()))).await?);
     // A body without a declared length is held to the range that it claims to be.
     let limit = range.map_or(u64::MAX, |range| range.length);
     let taken = sink.take(sent.body, limit).await.and_then(|received| {
@@ -213,7 +229,7 @@ async fn upload(
         }
     });
     match taken {
-        Ok(()) => Ok(sink.end(move |upload, written| finish_upload(upload, session, then, written)).await?),
+        Ok(()) => Ok(sink.end(finish).await?),
         // Put away before the answer, so that a client that tries again at once does not meet its own last request.
         Err(refusal) => match sink.end(move |upload, _| put_away(upload, session)).await {
             Ok(()) => Err(refusal),
@@ -248,21 +264,31 @@ fn open(
 }
 
 /// What comes of a session after its bytes were written, or were not. Blocks.
-fn finish_upload(upload: Box<dyn Upload>, session: Session, then: End, written: Result<()>) -> Result<Stand> {
-    match written {
-        Ok(()) => end(upload, then),
-        Err(error) => Err(abandon(upload, session, error)),
+fn finish_upload(
+    store: &dyn Store,
+    repository: &RepositoryName,
+    upload: Box<dyn Upload>,
+    session: Session,
+    then: End,
+    written: Result<()>,
+) -> Result<Stand> {
+    if let Err(error) = written {
+        return Err(abandon(upload, session, error));
     }
-}
-
-/// Blocks.
-fn end(upload: Box<dyn Upload>, then: End) -> Result<Stand> {
     let stand = Stand { id: upload.id(), offset: upload.offset() };
-    match then {
-        End::Suspend => upload.suspend()?,
-        End::Commit(digest) => drop(upload.commit(&digest)?),
+    let ended = match then {
+        End::Suspend => upload.suspend(),
+        End::Commit(digest) => upload.commit(&digest).map(drop),
+    };
+    let Err(error) = ended else { return Ok(stand) };
+    // After a failure that is not its bytes' fault the session stands, for a client that knows of it.
+    if matches!(session, Session::New)
+        && !matches!(error, Error::DigestMismatch(_))
+        && let Err(error) = store.cancel_upload(repository, stand.id)
+    {
+        tracing::warn!(%error, "an upload that nobody can go on with could not be cancelled");
     }
-    Ok(stand)
+    Err(error)
 }
 
 /// Puts a session away because of an error, which matters more than another one on the way. Blocks.

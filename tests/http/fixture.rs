@@ -16,6 +16,11 @@ use crate::offstage::{self, Offstage};
 
 /// A fresh store of each kind, with its name.
 pub(crate) fn stores() -> Vec<(&'static str, Arc<dyn Store>)> {
+    watched().into_iter().map(|(name, store)| (name, store as Arc<dyn Store>)).collect()
+}
+
+/// The same for tests that look at what the server does to them.
+pub(crate) fn watched() -> Vec<(&'static str, Arc<Offstage>)> {
     let folder = tempfile::tempdir().unwrap();
     let sled = Sled::open(folder.path()).unwrap();
     // Each of them is watched, whatever it is tested for.

@@ -11,6 +11,7 @@
 
 mod client;
 mod connections;
+mod failures;
 mod fixture;
 mod listings;
 mod manifests;

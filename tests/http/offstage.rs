@@ -1,17 +1,18 @@
-//! A store that watches from which threads it is called: never from one that async code runs on.
+//! A store that watches from which threads it is called: never from one that async code runs on. It also keeps a list of the
+//! sessions that were started, and can be told to fail.
 
 use std::io;
 use std::panic::catch_unwind;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
-use sledge::Result;
 use sledge::oci::{Descriptor, Digest, Manifest, MediaType, Reference, RepositoryName, Tag};
 use sledge::store::{
     Blob, BlobStat, Condition, Content, Discover, Manage, MountSource, Page, Pull, Push, PutManifest,
     ResidentBytes, Store, Tagged, Upload, UploadOptions, UploadStatus, View,
 };
+use sledge::{Error, Result};
 use tempfile::TempDir;
 use tokio::runtime::Handle;
 use uuid::Uuid;
@@ -32,16 +33,41 @@ pub(crate) fn assert_unseen() {
     assert!(!SEEN.load(Ordering::SeqCst), "the store was called on an async thread");
 }
 
+/// What is known of a store from its calls, and how it is to fail.
+#[derive(Default)]
+pub(crate) struct Seen {
+    /// The sessions that were ever started.
+    pub(crate) started: Mutex<Vec<(RepositoryName, Uuid)>>,
+    /// How many blobs are open.
+    pub(crate) open: AtomicUsize,
+    /// The disk is full for whoever commits.
+    pub(crate) full: AtomicBool,
+}
+
 /// The store, and the folder that it is in, which goes away after it.
 pub(crate) struct Offstage {
     store: Box<dyn Store>,
+    seen: Arc<Seen>,
     _folder: Option<TempDir>,
 }
 
 impl Offstage {
     pub(crate) fn new(store: impl Store + 'static, folder: Option<TempDir>) -> Self {
-        Self { store: Box::new(store), _folder: folder }
+        Self { store: Box::new(store), seen: Arc::default(), _folder: folder }
     }
+
+    pub(crate) fn seen(&self) -> &Seen {
+        &self.seen
+    }
+
+    fn session(&self, upload: Box<dyn Upload>) -> Box<dyn Upload> {
+        Box::new(Session { upload: Watched::new(upload), seen: Arc::clone(&self.seen) })
+    }
+}
+
+struct Session {
+    upload: Watched<dyn Upload>,
+    seen: Arc<Seen>,
 }
 
 struct Watched<T: ?Sized>(Option<Box<T>>);
@@ -82,7 +108,9 @@ impl Pull for Offstage {
     fn blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Blob> {
         watch();
         let blob = self.store.blob(repository, digest)?;
-        Ok(Blob { stat: blob.stat, content: Arc::new(Part(blob.content)) })
+        self.seen.open.fetch_add(1, Ordering::SeqCst);
+        let content = Arc::new(Part { content: blob.content, seen: Arc::clone(&self.seen) });
+        Ok(Blob { stat: blob.stat, content })
     }
 
     fn stat(&self, repository: &RepositoryName, digest: &Digest) -> Result<BlobStat> {
@@ -115,7 +143,9 @@ impl Push for Offstage {
 
     fn start_upload(&self, repository: &RepositoryName, options: &UploadOptions) -> Result<Box<dyn Upload>> {
         watch();
-        Ok(Box::new(Watched::new(self.store.start_upload(repository, options)?)))
+        let upload = self.store.start_upload(repository, options)?;
+        self.seen.started.lock().unwrap().push((repository.clone(), upload.id()));
+        Ok(self.session(upload))
     }
 
     fn resume_upload(
@@ -125,7 +155,7 @@ impl Push for Offstage {
         options: &UploadOptions,
     ) -> Result<Box<dyn Upload>> {
         watch();
-        Ok(Box::new(Watched::new(self.store.resume_upload(repository, id, options)?)))
+        Ok(self.session(self.store.resume_upload(repository, id, options)?))
     }
 
     fn upload_status(&self, repository: &RepositoryName, id: Uuid) -> Result<UploadStatus> {
@@ -200,65 +230,79 @@ impl Manage for Offstage {
     }
 }
 
-impl io::Write for Watched<dyn Upload> {
+impl io::Write for Session {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         watch();
-        self.0.as_mut().unwrap().write(bytes)
+        self.upload.0.as_mut().unwrap().write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
         watch();
-        self.0.as_mut().unwrap().flush()
+        self.upload.0.as_mut().unwrap().flush()
     }
 }
 
-impl Upload for Watched<dyn Upload> {
+impl Upload for Session {
     fn id(&self) -> Uuid {
-        self.get().id()
+        self.upload.get().id()
     }
 
     fn started_at(&self) -> SystemTime {
-        self.get().started_at()
+        self.upload.get().started_at()
     }
 
     fn offset(&self) -> u64 {
-        self.get().offset()
+        self.upload.get().offset()
     }
 
     fn suspend(self: Box<Self>) -> Result<()> {
         watch();
-        self.take().suspend()
+        self.upload.take().suspend()
     }
 
     fn commit(self: Box<Self>, digest: &Digest) -> Result<BlobStat> {
         watch();
-        self.take().commit(digest)
+        if self.seen.full.load(Ordering::SeqCst) {
+            // As the contract has it, the session stands.
+            self.upload.take().suspend()?;
+            return Err(Error::DiskFull { needed: 1, available: 0 });
+        }
+        self.upload.take().commit(digest)
     }
 
     fn cancel(self: Box<Self>) -> Result<()> {
         watch();
-        self.take().cancel()
+        self.upload.take().cancel()
     }
 }
 
-struct Part(Arc<dyn Content>);
+struct Part {
+    content: Arc<dyn Content>,
+    seen: Arc<Seen>,
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.seen.open.fetch_sub(1, Ordering::SeqCst);
+    }
+}
 
 impl Content for Part {
     fn len(&self) -> u64 {
-        self.0.len()
+        self.content.len()
     }
 
     fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.content.is_empty()
     }
 
     fn read_at(&self, position: u64, buffer: &mut [u8]) -> io::Result<()> {
         watch();
-        self.0.read_at(position, buffer)
+        self.content.read_at(position, buffer)
     }
 
     fn view(&self) -> Option<View> {
-        self.0.view().map(|view| View::new(Arc::new(PartView(view))))
+        self.content.view().map(|view| View::new(Arc::new(PartView(view))))
     }
 }
 
