@@ -133,7 +133,7 @@ pub enum Error {
         found: String,
     },
     /// The store is in use by a process, this one or another.
-    #[error("{} is in use by another process: one process at a time can open a store", .0.display())]
+    #[error("{} is in use by this process or another: a store can be open once at a time", .0.display())]
     Locked(PathBuf),
     /// The store was made by a version whose format this one does not know.
     #[error("{path} has format {found}, this version of sledge reads format {supported}: use a version that fits", path = .path.display())]

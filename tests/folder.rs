@@ -112,6 +112,19 @@ fn a_creation_that_was_cut_short_is_begun_again() -> Result<()> {
 }
 
 #[test]
+fn content_without_an_index_is_not_taken_for_a_new_store() -> Result<()> {
+    // A backup that was restored in part opened as an empty registry, beside the content of the old one.
+    let folder = tempfile::tempdir().unwrap();
+    push(&Sled::open(folder.path())?, &vec![7; 100_000])?;
+    fs::remove_dir_all(folder.path().join("index")).unwrap();
+    let before = files(folder.path());
+    let error = refused(folder.path());
+    assert!(matches!(&error, Error::Damaged { reason, .. } if reason.contains("is missing")), "{error}");
+    assert_eq!(files(folder.path()), before);
+    Ok(())
+}
+
+#[test]
 fn damage_on_disk_is_an_error_and_never_other_bytes() -> Result<()> {
     let folder = tempfile::tempdir().unwrap();
     let repository: RepositoryName = "a".parse()?;

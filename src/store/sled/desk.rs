@@ -1,5 +1,7 @@
 //! What the writer's work is done on: it decides by what the index says, and changes it within the bounds of D4.
 
+use uuid::Uuid;
+
 use super::index::{Changes, Index};
 use super::leftovers::Retired;
 use super::schema::damaged;
@@ -73,6 +75,11 @@ impl<'a> Desk<'a> {
     /// The failure of the index that happened at this desk.
     pub(super) fn into_failure(self) -> Option<Error> {
         self.failure
+    }
+
+    /// Whether content is among what was handed over to be removed.
+    pub(super) fn is_retiring(&self, content: Uuid) -> bool {
+        self.retired.iter().any(|retired| retired.content() == content)
     }
 
     /// Hands over content that no reader can reach any more, to be removed when nothing else is to be done. Its

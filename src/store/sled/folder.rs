@@ -41,7 +41,10 @@ impl Folder {
         match read_format(&path)? {
             Some(found) if found == FORMAT.to_string() => {}
             Some(found) => return Err(Error::FormatVersion { path, found, supported: FORMAT }),
-            None => create(&path)?,
+            None => {
+                check_no_content(&path)?;
+                create(&path)?;
+            }
         }
         let content = path.join(CONTENT);
         let content_handle =
@@ -98,6 +101,19 @@ fn check_empty(path: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A store that has content and no index is no unfinished creation: a new index would make all of it nobody's.
+fn check_no_content(path: &Path) -> Result<()> {
+    match fs::read_dir(path.join(CONTENT)).map(|mut entries| entries.next().is_some()) {
+        Ok(true) => Err(Error::Damaged {
+            what: format!("the store in {}", path.display()),
+            reason: format!(
+                "it has content, but its folder {INDEX:?} is missing: restore that from where the rest came from"
+            ),
+        }),
+        _ => Ok(()),
+    }
 }
 
 fn lock(path: &Path) -> Result<File> {

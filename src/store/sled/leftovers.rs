@@ -7,6 +7,8 @@
 use std::fs;
 use std::io::ErrorKind;
 
+use uuid::Uuid;
+
 use super::content;
 use super::desk::{Desk, WINDOW};
 use super::index::{Changes, Index};
@@ -27,6 +29,10 @@ impl Retired {
     pub(super) const fn new(leftover: Leftover) -> Self {
         Self { leftover, references: None }
     }
+
+    pub(super) const fn content(&self) -> Uuid {
+        self.leftover.content.placement.id()
+    }
 }
 
 /// Adds to `changes` that content is to go, and says what [`Desk::retire`] is to be told when they were applied.
@@ -39,6 +45,28 @@ pub(super) fn retire(
     let leftover = Leftover { content, manifest };
     changes.set(schema::id_key(content.placement.id()), &leftover)?;
     Ok(Retired::new(leftover))
+}
+
+/// Writes down that content is to be removed, before it is written: [`give_up`] or the publishing transaction follows.
+pub(super) fn reserve(desk: &mut Desk<'_>, leftover: &Leftover) -> Result<()> {
+    let mut changes = Changes::new();
+    changes.set(schema::id_key(leftover.content.placement.id()), leftover)?;
+    desk.apply(&changes)
+}
+
+/// Has reserved content removed that was not published, if its record is still there and nobody is at it.
+pub(super) fn give_up(desk: &mut Desk<'_>, leftover: Leftover) -> Result<()> {
+    let id = leftover.content.placement.id();
+    if is_reserved(desk, id)? {
+        desk.retire(Retired::new(leftover));
+    }
+    Ok(())
+}
+
+/// Whether content that was reserved may still be published: the index may have been opened again meanwhile, and what was
+/// reserved then has been taken for what a killed process left.
+pub(super) fn is_reserved(desk: &Desk<'_>, content: Uuid) -> Result<bool> {
+    Ok(desk.index().contains(Tree::Leftovers, &schema::id_key(content))? && !desk.is_retiring(content))
 }
 
 /// After opening: takes up all that the last life left, and first of all removes tags whose manifest is gone (C1).

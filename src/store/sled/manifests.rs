@@ -101,6 +101,12 @@ impl Put {
         }
     }
 
+    /// What is to be removed unless the manifest is published.
+    pub(super) fn leftover(&self) -> Leftover {
+        let manifest = Some((self.repository.to_string(), self.manifest.digest().into()));
+        Leftover { content: self.content, manifest }
+    }
+
     /// Writes the bytes to their file, durably but for its name.
     pub(super) fn write_file(&self, core: &Core, id: Uuid) -> Result<()> {
         let bytes = self.manifest.bytes();
@@ -113,6 +119,11 @@ impl Put {
 
     /// Runs on the writer's thread. Whether the bytes that were brought along are the manifest's now, or it was there already.
     pub(super) fn publish(self, desk: &mut Desk<'_>) -> Result<bool> {
+        if let Some(id) = self.file()
+            && !leftovers::is_reserved(desk, id)?
+        {
+            return Err(Error::Unavailable("its index was opened again meanwhile: try again".to_owned()));
+        }
         let digest = *self.manifest.digest();
         if self.references == References::MustExist {
             self.check_references(desk.index())?;
@@ -184,13 +195,13 @@ impl Put {
             for referenced in &referenced {
                 changes.set_value(Tree::References, reference(referenced), Vec::new());
             }
+            if self.file().is_some() {
+                changes.remove(Tree::Leftovers, schema::id_key(id));
+            }
             return Ok(());
         }
 
-        let manifest = Some((self.repository.to_string(), digest.into()));
-        let mut first = Changes::new();
-        first.set(schema::id_key(id), &Leftover { content: self.content, manifest })?;
-        desk.apply(&first)?;
+        leftovers::reserve(desk, &self.leftover())?;
         let mut steps = Steps::new(desk);
         content::write_chunks(&mut steps, id, 0, bytes)?;
         for referenced in &referenced {

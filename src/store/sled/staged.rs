@@ -192,32 +192,24 @@ impl State {
     /// Moves what is held in memory to where it can grow and survive.
     fn spill(&mut self, shared: &Shared, session: &Session) -> Result<()> {
         let Bytes::Held(held) = &self.bytes else { return Ok(()) };
+        check_space(&shared.core, held.len() as u64)?;
+        let mut held = held.clone();
         let id = content::new_id();
-        match shared.core.options.inline {
-            Inline::UpTo(_) => {
-                check_space(&shared.core, held.len() as u64)?;
-                let failed = |error| write_error(&shared.core, id, held.len(), error);
-                let file = content::create_file(&shared.core, id).map_err(failed)?;
-                file.write_all_at(held, 0).map_err(failed)?;
-                self.bytes = Bytes::File { id, file, new: true };
-            }
-            Inline::Everything => {
-                // Chunks without a record would be nobody's after a kill: the record comes first.
-                let mut rest = held.clone();
-                let tail = rest.split_off(rest.len() / MAX_VALUE * MAX_VALUE);
-                let start = Checkpoint { offset: 0, hash_state: Hasher::new(self.hasher.algorithm()).save() };
-                self.record(
-                    shared,
-                    session,
-                    Placement::Inline(id),
-                    &start,
-                    Terms { adds: true, ..Terms::default() },
-                    None,
-                )?;
-                append_chunks(shared, id, 0, rest)?;
-                self.bytes = Bytes::Chunks { id, tail };
-            }
-        }
+        let in_file = matches!(shared.core.options.inline, Inline::UpTo(_));
+        // The record comes first: bytes that no record names would be nobody's after a kill, and nobody would find them.
+        let placement = if in_file { Placement::File(id) } else { Placement::Inline(id) };
+        let start = Checkpoint { offset: 0, hash_state: Hasher::new(self.hasher.algorithm()).save() };
+        self.record(shared, session, placement, &start, Terms { adds: true, ..Terms::default() }, None)?;
+        self.bytes = if in_file {
+            let failed = |error| write_error(&shared.core, id, held.len(), error);
+            let file = content::create_file(&shared.core, id).map_err(failed)?;
+            file.write_all_at(&held, 0).map_err(failed)?;
+            Bytes::File { id, file, new: true }
+        } else {
+            let tail = held.split_off(held.len() / MAX_VALUE * MAX_VALUE);
+            append_chunks(shared, id, 0, held)?;
+            Bytes::Chunks { id, tail }
+        };
         Ok(())
     }
 
@@ -383,11 +375,6 @@ impl State {
                 };
             }
             Bytes::Held(_) => return Ok(()),
-            // Nothing names it, so there is no order to keep.
-            Bytes::File { id, .. } if !self.recorded => {
-                return std::fs::remove_file(shared.core.folder.content(*id))
-                    .map_err(Error::io(format!("removing content {id}")));
-            }
             Bytes::File { id, .. } => Placement::File(*id),
             Bytes::Chunks { id, .. } => Placement::Inline(*id),
         };

@@ -12,6 +12,7 @@ use super::discover;
 use super::folder::Folder;
 use super::index::{Index, Location};
 use super::layers;
+use super::leftovers;
 use super::manifests;
 use super::options::Options;
 use super::schema::{self, damaged};
@@ -184,20 +185,20 @@ impl Push for Sled {
         let Some(id) = put.file() else {
             return self.0.writer.run(ADD, |desk| put.publish(desk)).map(|_| ());
         };
-        let discard = || {
-            // What cannot be removed is an orphan, and no reason to tell the client anything else.
-            let _ = std::fs::remove_file(core.folder.content(id));
+        // The record that the file is to be removed comes before the file, and goes when the manifest is published.
+        let leftover = put.leftover();
+        let reserved = leftover.clone();
+        let reserve = Terms { adds: true, ..Terms::default() };
+        self.0.writer.run(reserve, move |desk| leftovers::reserve(desk, &reserved))?;
+        let published = match put.write_file(core, id) {
+            Ok(()) => self.0.writer.run(Terms { new_file: true, ..ADD }, |desk| put.publish(desk)),
+            Err(error) => Err(error),
         };
-        if let Err(error) = put.write_file(core, id) {
-            discard();
-            return Err(error);
+        if !matches!(published, Ok(true)) {
+            // Should this fail too, the next opening does it.
+            let _ = self.0.writer.run(Terms::default(), |desk| leftovers::give_up(desk, leftover));
         }
-        let outcome = self.0.writer.run(Terms { new_file: true, ..ADD }, |desk| put.publish(desk));
-        // A file that became nobody's goes at once. After a failure of the index itself that is not certain.
-        if matches!(outcome, Ok(false)) || outcome.as_ref().is_err_and(|error| !staged::in_doubt(error)) {
-            discard();
-        }
-        outcome.map(|_| ())
+        published.map(|_| ())
     }
 
     fn tag(
