@@ -9,12 +9,16 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use tokio::task::{JoinHandle, spawn_blocking};
 
+use super::patience;
 use crate::store::{Content, View};
 
 /// The piece of a view that is made resident and sent at once, in bytes.
 const VIEW_PIECE: u64 = 1 << 20;
-/// The piece that is read and sent at once where there is no view, in bytes.
-const READ_PIECE: u64 = 256 << 10;
+/// The piece that is read and sent at once where there is no view, in bytes: over HTTP/2 each of a connection's streams can hold
+/// a few of them.
+const READ_PIECE: u64 = 64 << 10;
+/// The piece of what is in memory as a whole that is sent at once over HTTP/2, in bytes.
+const WHOLE_PIECE: usize = 64 << 10;
 
 /// The body of an answer, whose length is always known.
 pub(super) struct Body(Kind);
@@ -42,9 +46,8 @@ impl Body {
             Some(view) => Source::View { whole: Bytes::from_owner(view.clone()), view },
             None => Source::Content(content),
         };
-        let mut pieces = Pieces { source, position: start, end: start + length, left: length, ahead: None };
-        pieces.read_ahead();
-        Self(Kind::Pieces(pieces))
+        // Nothing is read before somebody asks.
+        Self(Kind::Pieces(Pieces { source, position: start, end: start + length, left: length, ahead: None }))
     }
 
     /// How many bytes are left.
@@ -101,6 +104,9 @@ impl Pieces {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        if self.ahead.is_none() {
+            self.read_ahead();
+        }
         let Some(ahead) = &mut self.ahead else { return Poll::Ready(None) };
         let piece = ready!(Pin::new(ahead).poll(cx)).unwrap_or_else(|error| Err(error.into()));
         self.ahead = None;
@@ -131,11 +137,20 @@ impl http_body::Body for Body {
     type Error = io::Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        match &mut self.get_mut().0 {
-            Kind::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
-            Kind::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            Kind::Pieces(pieces) => pieces.poll(cx).map(|piece| piece.map(|piece| piece.map(Frame::data))),
+        patience::took();
+        let piece = match &mut self.get_mut().0 {
+            Kind::Whole(bytes) if bytes.is_empty() => None,
+            // Copied, so that a piece that nobody takes does not hold the whole.
+            Kind::Whole(bytes) if bytes.len() > WHOLE_PIECE && patience::in_stream() => {
+                Some(Ok(Bytes::copy_from_slice(&bytes.split_to(WHOLE_PIECE))))
+            }
+            Kind::Whole(bytes) => Some(Ok(std::mem::take(bytes))),
+            Kind::Pieces(pieces) => ready!(pieces.poll(cx)),
+        };
+        if piece.is_some() {
+            patience::handed_out();
         }
+        Poll::Ready(piece.map(|piece| piece.map(Frame::data)))
     }
 
     fn is_end_stream(&self) -> bool {

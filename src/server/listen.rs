@@ -9,19 +9,25 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use super::patience::Streams;
 use super::route;
 use super::stall::Stalling;
 use crate::store::Store;
 
 /// How long nothing is accepted after the system had no descriptor or memory for a connection.
 const BREATHER: Duration = Duration::from_millis(100);
+
+/// How many requests of one HTTP/2 connection are in flight, each of which can hold a blob's file open.
+const STREAMS: u32 = 32;
+/// How much of an answer HTTP/2 keeps until the client takes it, in bytes.
+const SEND_BUFFER: usize = 128 << 10;
 
 /// How a [`Server`] treats its clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +63,8 @@ impl ServerOptions {
     }
 
     /// How long a client may send nothing in the middle of a request's body, and how long it may read nothing of an answer; 120 s
-    /// by default. An upload is then suspended, as if the connection had been cut, and an answer is broken off.
+    /// by default. An upload is then suspended, as if the connection had been cut, and an answer is broken off: over HTTP/2 that one
+    /// stream is reset.
     pub const fn silence_limit(mut self, limit: Duration) -> Self {
         self.silence_limit = limit;
         self
@@ -133,8 +140,8 @@ impl Server {
         Ok(())
     }
 
-    fn builder(&self) -> auto::Builder<TokioExecutor> {
-        let mut builder = auto::Builder::new(TokioExecutor::new());
+    fn builder(&self) -> auto::Builder<Streams> {
+        let mut builder = auto::Builder::new(Streams { limit: self.options.silence_limit });
         builder
             .http1()
             .timer(TokioTimer::new())
@@ -145,13 +152,14 @@ impl Server {
             .http2()
             .timer(TokioTimer::new())
             .keep_alive_interval(self.options.header_limit)
-            .max_concurrent_streams(100);
+            .max_concurrent_streams(STREAMS)
+            .max_send_buf_size(SEND_BUFFER);
         builder
     }
 }
 
 async fn connection(
-    builder: auto::Builder<TokioExecutor>,
+    builder: auto::Builder<Streams>,
     stream: TcpStream,
     watcher: Watcher,
     store: Arc<dyn Store>,

@@ -2,7 +2,7 @@
 //!
 //! Async code moves bytes, and every call of the store runs on a thread that may block: `bridge` is the seam between the
 //! two. What a connection holds in memory is bounded: an upload by two batches of 1 MiB, a download by two pieces of 1 MiB, a
-//! manifest by its largest size.
+//! manifest by its largest size; over HTTP/2, a stream's answer by 384 KiB and a manifest.
 
 mod arriving;
 mod body;
@@ -10,6 +10,7 @@ mod bridge;
 mod discover;
 mod listen;
 mod manage;
+mod patience;
 mod pull;
 mod push;
 mod reply;

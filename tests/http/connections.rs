@@ -2,20 +2,21 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::client::conn::http2::{SendRequest, handshake};
+use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use sledge::server::ServerOptions;
 use sledge::store::UploadOptions;
 
-use crate::fixture::{Fixture, bytes, each, push_blob, sha256, stores};
+use crate::fixture::{Fixture, bytes, each, image, push_blob, put, sha256, stores, watched};
 
 #[test]
 fn a_body_is_asked_for_only_where_it_is_wanted() {
@@ -118,8 +119,16 @@ where
     B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    connect_as(fixture, &Builder::new(TokioExecutor::new())).await
+}
+
+async fn connect_as<B>(fixture: &Fixture, builder: &Builder<TokioExecutor>) -> SendRequest<B>
+where
+    B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let stream = tokio::net::TcpStream::connect(fixture.address).await.unwrap();
-    let (sender, connection) = handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
     sender
 }
@@ -238,4 +247,72 @@ fn a_client_that_does_not_read_is_let_go() {
         // The drain limit is far off: what ends the connection is its silence.
         fixture.wait();
     }
+}
+
+/// Nor is a stream that nobody reads, while the connection is busy all the time.
+#[test]
+fn a_stream_that_nobody_reads_is_reset_and_the_connection_lives() {
+    for (name, store) in watched() {
+        println!("store: {name}");
+        let options = ServerOptions::new().silence_limit(Duration::from_millis(50));
+        let fixture = Fixture::new(Arc::clone(&store) as _, options);
+        let mut client = fixture.client();
+        let large = push_blob(&mut client, "a", &bytes(1 << 20));
+        let small = push_blob(&mut client, "a", &bytes(60_000));
+        let fields = serde_json::json!({ "annotations": { "large": "x".repeat(1 << 20) } });
+        let manifest = image(&mut client, "a", &fields);
+        put(&mut client, "a", "large", &manifest).expect(201);
+        let paths = [
+            format!("/v2/a/blobs/{large}"),
+            format!("/v2/a/blobs/{small}"),
+            "/v2/a/manifests/large".to_owned(),
+        ];
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        // No window, one that ends in the first piece, and one that ends in a later one.
+        for window in [0, 1, 40_000, 300_000] {
+            runtime.block_on(async {
+                let mut builder = Builder::new(TokioExecutor::new());
+                builder.initial_stream_window_size(window);
+                let mut sender = connect_as::<Full<Bytes>>(&fixture, &builder).await;
+                let mut unread = Vec::new();
+                for path in &paths {
+                    let response = sender.send_request(request("GET", path, Full::default())).await.unwrap();
+                    assert_eq!(response.status(), 200);
+                    unread.push(response);
+                }
+                // The body of the client is not polled, so that its window stays shut, until the blob is closed.
+                let patience = Instant::now() + Duration::from_secs(60);
+                while store.seen().open.load(Ordering::SeqCst) > 0 {
+                    assert!(Instant::now() < patience, "{window}");
+                    let response = sender.send_request(request("HEAD", "/v2/", Full::default())).await;
+                    assert_eq!(response.unwrap().status(), 200);
+                }
+                // What is not there to be taken opens no window: with none, all of them can be waited for.
+                unread.truncate(if window == 0 { unread.len() } else { 1 });
+                for response in unread {
+                    let error = response.into_body().collect().await.unwrap_err();
+                    assert!(format!("{error:?}").contains("Reset"), "{error:?}");
+                }
+            });
+        }
+    }
+}
+
+/// How long the whole takes says nothing: a client that goes on taking pieces is not given up.
+#[test]
+fn large_answers_over_http_2_come_whole() {
+    each(|fixture| {
+        let mut client = fixture.client();
+        let fields = serde_json::json!({ "annotations": { "large": "x".repeat(3 << 20) } });
+        let manifest = image(&mut client, "a", &fields);
+        put(&mut client, "a", "large", &manifest).expect(201);
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let mut sender = connect::<Full<Bytes>>(fixture).await;
+            let get = request("GET", "/v2/a/manifests/large", Full::default());
+            let response = sender.send_request(get).await.unwrap();
+            assert_eq!(response.headers()["content-length"], manifest.len().to_string());
+            assert!(body(response).await == manifest);
+        });
+    });
 }
