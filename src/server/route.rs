@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 
 use super::arriving::Arriving;
 use super::body::Body;
+use super::bridge::Heavy;
 use super::push::Sent;
 use super::reply::{API_VERSION, Reply};
 use super::{discover, manage, pull, push};
@@ -22,13 +23,14 @@ const LOGGED_PATH: usize = 512;
 /// Answers one request, whatever it is.
 pub(super) async fn answer(
     store: Arc<dyn Store>,
+    heavy: Heavy,
     request: http::Request<Incoming>,
     silence: Duration,
 ) -> Response<Body> {
     let began = Instant::now();
     let (parts, body) = request.into_parts();
     let mut body = Arriving::new(body, &parts.headers, silence);
-    let (refusal, mut response) = match dispatch(&store, &parts, &mut body).await {
+    let (refusal, mut response) = match dispatch(&store, &heavy, &parts, &mut body).await {
         Ok(response) => (None, response),
         Err(refusal) => {
             let response = Reply::from(ErrorAnswer::from(&refusal)).done();
@@ -52,6 +54,7 @@ pub(super) async fn answer(
 
 async fn dispatch(
     store: &Arc<dyn Store>,
+    heavy: &Heavy,
     parts: &Parts,
     body: &mut Arriving,
 ) -> Result<Response<Body>, Refusal> {
@@ -69,7 +72,7 @@ async fn dispatch(
             pull::manifest_head(store, repository, reference, parts).await
         }
         Request::ManifestPut { repository, reference, tags } => {
-            push::manifest(store, repository, reference, tags, sent).await
+            push::manifest(store, heavy, repository, reference, tags, sent).await
         }
         Request::ManifestDelete { repository, reference } => {
             manage::delete_manifest(store, repository, reference).await
@@ -86,7 +89,7 @@ async fn dispatch(
         Request::Tags { repository, n, last } => discover::tags(store, repository, n, last).await,
         Request::Repositories { n, last } => discover::repositories(store, n, last).await,
         Request::Referrers { repository, digest, artifact_type, n, last } => {
-            discover::referrers(store, repository, digest, artifact_type, n, last).await
+            discover::referrers(store, heavy, repository, digest, artifact_type, n, last).await
         }
     }
 }
