@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::CONTENT_LENGTH;
+use http::header::{CONTENT_LENGTH, HOST};
 use http::request::Parts;
-use http::{HeaderValue, Method, Response, StatusCode};
+use http::{HeaderValue, Method, Response, StatusCode, Version};
 use hyper::body::Incoming;
 
 use super::arriving::Arriving;
@@ -14,6 +14,7 @@ use super::bridge::Heavy;
 use super::push::Sent;
 use super::reply::{API_VERSION, Reply};
 use super::{discover, manage, pull, push};
+use crate::error::Error;
 use crate::store::Store;
 use crate::wire::{ErrorAnswer, Refusal, Request};
 
@@ -58,6 +59,10 @@ async fn dispatch(
     parts: &Parts,
     body: &mut Arriving,
 ) -> Result<Response<Body>, Refusal> {
+    // RFC 9112, 3.2.
+    if parts.version == Version::HTTP_11 && parts.headers.get_all(HOST).iter().count() != 1 {
+        return Err(Error::RequestInvalid("a request has one Host header".to_owned()).into());
+    }
     let request = Request::parse(&parts.method, parts.uri.path(), parts.uri.query())?;
     let sent = Sent { headers: &parts.headers, body };
     match request {
