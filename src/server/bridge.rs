@@ -1,9 +1,11 @@
 //! The one seam between async and blocking code.
 
 use std::mem;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 
 use super::arriving::Arriving;
@@ -21,6 +23,35 @@ pub(super) async fn blocking<T: Send + 'static>(
     operation: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     spawn_blocking(operation).await.map_err(broken_off)?
+}
+
+/// How many operations run at once that hold a large manifest, or many manifests, taken apart: that costs several times what they
+/// are long.
+const HEAVY: usize = 4;
+
+/// The way of heavy operations to the store.
+#[derive(Clone)]
+pub(super) struct Heavy(Arc<Semaphore>);
+
+impl Heavy {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Semaphore::new(HEAVY)))
+    }
+
+    /// As [`blocking`], when it is its turn.
+    pub(super) async fn blocking<T: Send + 'static>(
+        &self,
+        operation: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let permit = Arc::clone(&self.0).acquire_owned().await;
+        let permit = permit.map_err(|_| Error::Unavailable("the server stops".to_owned()))?;
+        blocking(move || {
+            // Given back when it has run, not when nobody waits for it any more.
+            let _permit = permit;
+            operation()
+        })
+        .await
+    }
 }
 
 fn broken_off(error: JoinError) -> Error {
@@ -218,5 +249,40 @@ impl Drop for Sink {
             })),
             State::Idle(_) | State::Writing(_) | State::Gone => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn heavy_operations_run_four_at_once() {
+        let heavy = Heavy::new();
+        // Four must be there for any to go on, and each that is there is seen.
+        let (four, inside, most) = (Barrier::new(HEAVY), AtomicUsize::new(0), AtomicUsize::new(0));
+        let shared = Arc::new((four, inside, most));
+        let running: Vec<_> = (0..8 * HEAVY)
+            .map(|_| {
+                let (heavy, shared) = (heavy.clone(), Arc::clone(&shared));
+                tokio::spawn(async move {
+                    let operation = move || {
+                        let (four, inside, most) = &*shared;
+                        most.fetch_max(inside.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                        four.wait();
+                        inside.fetch_sub(1, Ordering::SeqCst);
+                        Ok(())
+                    };
+                    heavy.blocking(operation).await.unwrap();
+                })
+            })
+            .collect();
+        for task in running {
+            task.await.unwrap();
+        }
+        assert_eq!(shared.2.load(Ordering::SeqCst), HEAVY);
     }
 }

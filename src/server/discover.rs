@@ -7,7 +7,7 @@ use http::{Response, StatusCode};
 use serde_json::json;
 
 use super::body::Body;
-use super::bridge::blocking;
+use super::bridge::{Heavy, blocking};
 use super::reply::{FILTERS_APPLIED, Reply, path};
 use crate::error::{Error, Result};
 use crate::oci::{Digest, MAX_MANIFEST_SIZE, MediaType, RepositoryName, Tag};
@@ -69,6 +69,7 @@ pub(super) async fn tags(
 
 pub(super) async fn referrers(
     store: &Arc<dyn Store>,
+    heavy: &Heavy,
     repository: RepositoryName,
     digest: Digest,
     artifact_type: Option<MediaType>,
@@ -76,32 +77,33 @@ pub(super) async fn referrers(
     last: Option<Digest>,
 ) -> Result<Response<Body>, Refusal> {
     let store = Arc::clone(store);
-    Ok(blocking(move || {
-        let n = n.unwrap_or(REFERRERS_PAGE).min(REFERRERS_PAGE);
-        let (entries, next) =
-            referrers_page(store.as_ref(), &repository, &digest, artifact_type.as_ref(), n, last)?;
-        let mut reply = Reply::new(StatusCode::OK);
-        if let Some(last) = next {
-            let next = Request::Referrers {
-                repository,
-                digest,
-                artifact_type: artifact_type.clone(),
-                n: Some(n),
-                last: Some(last),
-            };
-            reply = reply.header(LINK, link(&next));
-        }
-        if artifact_type.is_some() {
-            reply = reply.header(FILTERS_APPLIED, "artifactType");
-        }
-        let index = format!(
-            "{{\"schemaVersion\":2,\"mediaType\":\"{}\",\"manifests\":[{}]}}",
-            MediaType::OCI_INDEX,
-            entries.join(",")
-        );
-        Ok(reply.bytes(MediaType::OCI_INDEX, index))
-    })
-    .await?)
+    Ok(heavy
+        .blocking(move || {
+            let n = n.unwrap_or(REFERRERS_PAGE).min(REFERRERS_PAGE);
+            let (entries, next) =
+                referrers_page(store.as_ref(), &repository, &digest, artifact_type.as_ref(), n, last)?;
+            let mut reply = Reply::new(StatusCode::OK);
+            if let Some(last) = next {
+                let next = Request::Referrers {
+                    repository,
+                    digest,
+                    artifact_type: artifact_type.clone(),
+                    n: Some(n),
+                    last: Some(last),
+                };
+                reply = reply.header(LINK, link(&next));
+            }
+            if artifact_type.is_some() {
+                reply = reply.header(FILTERS_APPLIED, "artifactType");
+            }
+            let index = format!(
+                "{{\"schemaVersion\":2,\"mediaType\":\"{}\",\"manifests\":[{}]}}",
+                MediaType::OCI_INDEX,
+                entries.join(",")
+            );
+            Ok(reply.bytes(MediaType::OCI_INDEX, index))
+        })
+        .await?)
 }
 
 /// At most `n` entries that fit into the largest manifest that clients read, or one that does not; and the last one's digest, if

@@ -16,6 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use super::bridge::Heavy;
 use super::patience::Streams;
 use super::route;
 use super::stall::Stalling;
@@ -110,6 +111,7 @@ impl Server {
         let graceful = GracefulShutdown::new();
         let mut connections = JoinSet::new();
         let builder = self.builder();
+        let heavy = Heavy::new();
         let mut shutdown = pin!(shutdown);
         loop {
             tokio::select! {
@@ -118,8 +120,8 @@ impl Server {
                 Some(_) = connections.join_next() => {}
                 accepted = listener.accept() => match accepted {
                     Ok((stream, _)) => {
-                        let (store, options) = (Arc::clone(&self.store), self.options);
-                        connections.spawn(connection(builder.clone(), stream, graceful.watcher(), store, options));
+                        let (store, heavy, watcher) = (Arc::clone(&self.store), heavy.clone(), graceful.watcher());
+                        connections.spawn(connection(builder.clone(), stream, watcher, store, heavy, self.options));
                     }
                     Err(error) if is_the_client_s(&error) => {}
                     Err(error) => {
@@ -163,6 +165,7 @@ async fn connection(
     stream: TcpStream,
     watcher: Watcher,
     store: Arc<dyn Store>,
+    heavy: Heavy,
     options: ServerOptions,
 ) {
     if let Err(error) = stream.set_nodelay(true) {
@@ -173,8 +176,8 @@ async fn connection(
         let began = Arc::clone(&began);
         service_fn(move |request| {
             began.store(true, Ordering::Relaxed);
-            let store = Arc::clone(&store);
-            async move { Ok::<_, Infallible>(route::answer(store, request, options.silence_limit).await) }
+            let (store, heavy) = (Arc::clone(&store), heavy.clone());
+            async move { Ok::<_, Infallible>(route::answer(store, heavy, request, options.silence_limit).await) }
         })
     };
     let serving = builder

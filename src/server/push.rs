@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::arriving::Arriving;
 use super::body::Body;
-use super::bridge::{self, Dropped, Held, Sink, blocking};
+use super::bridge::{self, Dropped, Heavy, Held, Sink, blocking};
 use super::reply::{CONTENT_DIGEST, OCI_SUBJECT, OCI_TAG, Reply, UPLOAD_UUID, blob_path, only, path};
 use crate::error::{Error, Result};
 use crate::oci::{
@@ -337,6 +337,7 @@ fn created(repository: &RepositoryName, digest: &Digest) -> Response<Body> {
 
 pub(super) async fn manifest(
     store: &Arc<dyn Store>,
+    heavy: &Heavy,
     repository: RepositoryName,
     reference: Reference,
     tags: Vec<Tag>,
@@ -348,8 +349,9 @@ pub(super) async fn manifest(
     let condition = condition(sent.headers)?;
     let stated = stated_media_type(sent.headers)?;
     let bytes = manifest_bytes(sent).await?;
+    let is_large = bytes.len() > SMALL;
     let store = Arc::clone(store);
-    Ok(blocking(move || {
+    let put = move || {
         let media_type = match stated {
             Some(media_type) => media_type,
             None => Manifest::media_type_of(&bytes)?,
@@ -373,8 +375,8 @@ pub(super) async fn manifest(
             reply = reply.header(OCI_SUBJECT, subject);
         }
         Ok(reply.done())
-    })
-    .await?)
+    };
+    Ok(if is_large { heavy.blocking(put).await? } else { blocking(put).await? })
 }
 
 async fn manifest_bytes(sent: Sent<'_>) -> Result<Vec<u8>, Refusal> {

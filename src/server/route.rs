@@ -3,16 +3,18 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::CONTENT_LENGTH;
+use http::header::{CONTENT_LENGTH, HOST};
 use http::request::Parts;
-use http::{HeaderValue, Method, Response, StatusCode};
+use http::{HeaderValue, Method, Response, StatusCode, Version};
 use hyper::body::Incoming;
 
 use super::arriving::Arriving;
 use super::body::Body;
+use super::bridge::Heavy;
 use super::push::Sent;
 use super::reply::{API_VERSION, Reply};
 use super::{discover, manage, pull, push};
+use crate::error::Error;
 use crate::store::Store;
 use crate::wire::{ErrorAnswer, Refusal, Request};
 
@@ -22,13 +24,14 @@ const LOGGED_PATH: usize = 512;
 /// Answers one request, whatever it is.
 pub(super) async fn answer(
     store: Arc<dyn Store>,
+    heavy: Heavy,
     request: http::Request<Incoming>,
     silence: Duration,
 ) -> Response<Body> {
     let began = Instant::now();
     let (parts, body) = request.into_parts();
     let mut body = Arriving::new(body, &parts.headers, silence);
-    let (refusal, mut response) = match dispatch(&store, &parts, &mut body).await {
+    let (refusal, mut response) = match dispatch(&store, &heavy, &parts, &mut body).await {
         Ok(response) => (None, response),
         Err(refusal) => {
             let response = Reply::from(ErrorAnswer::from(&refusal)).done();
@@ -52,9 +55,14 @@ pub(super) async fn answer(
 
 async fn dispatch(
     store: &Arc<dyn Store>,
+    heavy: &Heavy,
     parts: &Parts,
     body: &mut Arriving,
 ) -> Result<Response<Body>, Refusal> {
+    // RFC 9112, 3.2.
+    if parts.version == Version::HTTP_11 && parts.headers.get_all(HOST).iter().count() != 1 {
+        return Err(Error::RequestInvalid("a request has one Host header".to_owned()).into());
+    }
     let request = Request::parse(&parts.method, parts.uri.path(), parts.uri.query())?;
     let sent = Sent { headers: &parts.headers, body };
     match request {
@@ -69,7 +77,7 @@ async fn dispatch(
             pull::manifest_head(store, repository, reference, parts).await
         }
         Request::ManifestPut { repository, reference, tags } => {
-            push::manifest(store, repository, reference, tags, sent).await
+            push::manifest(store, heavy, repository, reference, tags, sent).await
         }
         Request::ManifestDelete { repository, reference } => {
             manage::delete_manifest(store, repository, reference).await
@@ -86,7 +94,7 @@ async fn dispatch(
         Request::Tags { repository, n, last } => discover::tags(store, repository, n, last).await,
         Request::Repositories { n, last } => discover::repositories(store, n, last).await,
         Request::Referrers { repository, digest, artifact_type, n, last } => {
-            discover::referrers(store, repository, digest, artifact_type, n, last).await
+            discover::referrers(store, heavy, repository, digest, artifact_type, n, last).await
         }
     }
 }

@@ -10,6 +10,12 @@ use super::request::Refusal;
 use crate::error::{Error, ErrorCode};
 use crate::oci::ManifestError;
 
+/// The system's and the process's limit of open files is reached, as every Unix numbers it.
+const ENFILE: i32 = 23;
+const EMFILE: i32 = 24;
+/// How many missing references an answer names, each in an entry of its own.
+const MISSING_NAMED: usize = 100;
+
 /// The JSON body of an error answer (distribution-spec, "Error Codes").
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorBody {
@@ -109,7 +115,13 @@ impl From<&Error> for ErrorAnswer {
                     message: format!("{role} ({digest}) is unknown in the repository"),
                     detail: json!({ "digest": digest, "field": format!("{role}") }),
                 };
-                let errors = missing.iter().map(|(role, digest)| entry(role, digest)).collect();
+                // A manifest can lack tens of thousands, and an answer of megabytes helps nobody.
+                let named = missing.iter().take(MISSING_NAMED);
+                let mut errors: Vec<_> = named.map(|(role, digest)| entry(role, digest)).collect();
+                let more = missing.len() - errors.len();
+                if let Some(last) = errors.last_mut().filter(|_| more > 0) {
+                    last.message += &format!(", and {more} more references are");
+                }
                 Self { body: ErrorBody { errors }, ..with(StatusCode::NOT_FOUND, Value::Null) }
             }
             Error::ManifestInvalid(ManifestError::TooLarge(_)) => {
@@ -149,6 +161,15 @@ impl From<&Error> for ErrorAnswer {
             Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
                 Self::new(StatusCode::INSUFFICIENT_STORAGE, None, "the disk is full", Value::Null)
             }
+            Error::Io { source, .. } if matches!(source.raw_os_error(), Some(ENFILE | EMFILE)) => Self {
+                retry_after: Some(1),
+                ..Self::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    None,
+                    "too many files are open: try again in a moment",
+                    Value::Null,
+                )
+            },
             Error::Unavailable(_) => with(StatusCode::SERVICE_UNAVAILABLE, Value::Null),
             // Their words name the server's folders: they are for its log.
             Error::NotAStore { .. }
@@ -180,6 +201,10 @@ mod tests {
         let tag: Tag = "latest".parse().unwrap();
         let id = uuid::Uuid::nil();
         let io = |kind: std::io::ErrorKind| Error::Io { doing: "x".to_owned(), source: kind.into() };
+        let system = |number| {
+            let source = std::io::Error::from_raw_os_error(number);
+            Error::Io { doing: "opening /x".to_owned(), source }
+        };
         let cases = [
             (Error::RepositoryUnknown(repository.clone()), 404, "NAME_UNKNOWN"),
             (Error::BlobUnknown { repository: repository.clone(), digest }, 404, "BLOB_UNKNOWN"),
@@ -206,6 +231,9 @@ mod tests {
             (Error::DiskFull { needed: 1, available: 0 }, 507, "UNKNOWN"),
             (io(std::io::ErrorKind::StorageFull), 507, "UNKNOWN"),
             (io(std::io::ErrorKind::NotFound), 500, "UNKNOWN"),
+            (system(23), 503, "UNKNOWN"),
+            (system(24), 503, "UNKNOWN"),
+            (system(5), 500, "UNKNOWN"),
             (Error::Unavailable("x".to_owned()), 503, "UNKNOWN"),
             (Error::Locked("/x".into()), 500, "UNKNOWN"),
         ];
@@ -215,9 +243,9 @@ mod tests {
             assert_eq!(answer.allow.is_some(), status == 405);
             assert_eq!(
                 answer.retry_after,
-                match status {
-                    409 => Some(1),
-                    429 => Some(2),
+                match (&error, status) {
+                    (_, 409) | (Error::Io { .. }, 503) => Some(1),
+                    (_, 429) => Some(2),
                     _ => None,
                 }
             );
@@ -241,6 +269,20 @@ mod tests {
             assert_eq!(entry["code"], "MANIFEST_BLOB_UNKNOWN");
             assert_eq!(entry["detail"]["digest"], digest.to_string());
             assert_eq!(entry["detail"]["field"], role.to_string());
+        }
+        let many = |count| Error::ReferencesMissing {
+            repository: "a".parse().unwrap(),
+            missing: (0..count).map(|n| (ReferenceRole::Layer(n), missing[0].1)).collect(),
+        };
+        for (count, named, more) in
+            [(100, 100, None), (101, 100, Some("1 more")), (38_000, 100, Some("37900 more"))]
+        {
+            let errors = ErrorAnswer::from(&many(count)).body.errors;
+            assert_eq!(errors.len(), named);
+            assert!(errors.iter().all(|entry| entry.code == "MANIFEST_BLOB_UNKNOWN"));
+            assert!(errors[98].message.ends_with("is unknown in the repository"));
+            assert!(errors[99].message.contains(more.unwrap_or("is unknown in the repository")));
+            assert_eq!(errors[99].message.contains("more"), more.is_some());
         }
         let answer = ErrorAnswer::from(&Refusal::Method { allow: "GET, HEAD" });
         assert_eq!((answer.status.as_u16(), answer.allow), (405, Some("GET, HEAD")));

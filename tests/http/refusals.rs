@@ -113,3 +113,21 @@ fn what_is_no_http_ends_its_own_connection_only() {
         other.get("/v2/").expect(200);
     });
 }
+
+/// RFC 9112, 3.2: a request of HTTP/1.1 names its host, once; one of HTTP/1.0 need not.
+#[test]
+fn a_request_without_a_host_is_refused() {
+    each(|fixture| {
+        for head in ["GET /v2/ HTTP/1.1\r\n\r\n", "GET /v2/ HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n"] {
+            let mut client = fixture.client();
+            client.write(head);
+            client.answer("GET").refused(400, "UNSUPPORTED");
+        }
+        let mut client = fixture.client();
+        client.write("GET /v2/ HTTP/1.0\r\n\r\n");
+        assert_eq!(client.line(), "HTTP/1.0 200 OK");
+        let mut client = fixture.client();
+        client.write("GET /v2/ HTTP/1.1\r\nHost:\r\n\r\n");
+        client.answer("GET").expect(200);
+    });
+}
