@@ -68,6 +68,9 @@ fn a_folder_with_something_else_in_it_is_refused_and_left_alone() {
     fs::write(folder.path().join("format"), b"\xff\xfe something else").unwrap();
     assert!(matches!(refused(folder.path()), Error::NotAStore { .. }));
 
+    // A place where nobody can make a folder, not even root.
+    let error = refused(Path::new("/proc/sledge-test"));
+    assert!(error.to_string().starts_with("making the folder /proc/sledge-test: "), "{error}");
     // A file where the folder should be.
     let file = folder.path().join("format");
     assert!(matches!(refused(&file), Error::Io { .. }));

@@ -56,7 +56,7 @@ pub(super) fn referenced(contents: &Contents) -> Vec<Digest> {
     digests
 }
 
-/// A manifest to be put: read and checked as far as that needs no look at the store, and its bytes durable if they are a file's.
+/// A manifest to be put: read, and checked as far as that needs no look at the store.
 pub(super) struct Put {
     repository: RepositoryName,
     manifest: Manifest,
@@ -252,15 +252,13 @@ pub(super) fn tag(
     desk: &mut Desk<'_>,
     repository: &RepositoryName,
     digest: &Digest,
-    tags: &[Tag],
+    tag: &Tag,
     condition: &Condition,
 ) -> Result<()> {
     find(desk.index(), repository, &Reference::Digest(*digest))?;
-    for tag in tags {
-        check(desk.index(), repository, tag, condition)?;
-    }
+    check(desk.index(), repository, tag, condition)?;
     let mut changes = Changes::new();
-    point(desk.index(), &mut changes, repository, digest, tags)?;
+    point(desk.index(), &mut changes, repository, digest, std::slice::from_ref(tag))?;
     desk.apply(&changes)
 }
 

@@ -147,7 +147,8 @@ impl State {
         if let Bytes::Held(held) = &mut self.bytes {
             if held.len() + bytes.len() <= hold {
                 held.extend_from_slice(bytes);
-                return self.took(bytes);
+                self.took(bytes);
+                return Ok(());
             }
             self.spill(shared, session)?;
         }
@@ -171,13 +172,13 @@ impl State {
                 *tail = rest;
             }
         }
-        self.took(bytes)
+        self.took(bytes);
+        Ok(())
     }
 
-    fn took(&mut self, bytes: &[u8]) -> Result<()> {
+    fn took(&mut self, bytes: &[u8]) {
         self.hasher.update(bytes);
         self.offset += bytes.len() as u64;
-        Ok(())
     }
 
     fn look_at_space(&mut self, shared: &Shared, length: u64) -> Result<()> {
@@ -240,10 +241,15 @@ impl State {
             }
             Bytes::Chunks { id, tail } => (Placement::Inline(*id), Some(tail.clone())),
         };
+        let before = self.durable.clone();
         if durable {
             self.durable = checkpoint.clone();
         }
-        self.record(shared, session, placement, &checkpoint, terms, tail)?;
+        if let Err(error) = self.record(shared, session, placement, &checkpoint, terms, tail) {
+            // The file's name may not have been synced: later records must not call durable what is not.
+            self.durable = before;
+            return Err(error);
+        }
         if let Bytes::File { new, .. } = &mut self.bytes
             && durable
         {

@@ -208,8 +208,8 @@ impl Push for Sled {
         tag: &Tag,
         condition: &Condition,
     ) -> Result<()> {
-        let (repository, digest, tags, condition) = (repository.clone(), *digest, [tag.clone()], *condition);
-        self.0.writer.run(ADD, move |desk| manifests::tag(desk, &repository, &digest, &tags, &condition))
+        let (repository, digest, tag, condition) = (repository.clone(), *digest, tag.clone(), *condition);
+        self.0.writer.run(ADD, move |desk| manifests::tag(desk, &repository, &digest, &tag, &condition))
     }
 
     fn start_upload(&self, repository: &RepositoryName, options: &UploadOptions) -> Result<Box<dyn Upload>> {
