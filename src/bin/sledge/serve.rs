@@ -128,7 +128,11 @@ fn shutdown() -> io::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     Ok(async move {
         let number = either(&mut interrupt, &mut terminate).await;
-        tracing::info!(signal = number, "shutting down: requests in flight are finished first");
+        let signal = if number == SignalKind::interrupt().as_raw_value() { "SIGINT" } else { "SIGTERM" };
+        tracing::info!(
+            signal,
+            "shutting down: requests in flight are finished first, a second signal ends them"
+        );
         tokio::spawn(async move {
             let number = either(&mut interrupt, &mut terminate).await;
             process::exit(128 + number);
