@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use super::index::{Changes, Index};
 use super::leftovers::Retired;
-use super::schema::damaged;
+use super::schema::{Uptime, damaged};
 use crate::error::{Error, Result};
 
 /// The most bytes of keys and values that enter the index between two data syncs (D4).
@@ -13,6 +13,7 @@ pub(super) const WINDOW: usize = 64 << 10;
 /// The writer's place of work. Whoever has it is alone in changing the index, and can look before writing.
 pub(super) struct Desk<'a> {
     index: &'a Index,
+    now: Uptime,
     /// Bytes that entered since the last data sync.
     entered: &'a mut usize,
     retired: &'a mut Vec<Retired>,
@@ -21,12 +22,22 @@ pub(super) struct Desk<'a> {
 }
 
 impl<'a> Desk<'a> {
-    pub(super) const fn new(index: &'a Index, entered: &'a mut usize, retired: &'a mut Vec<Retired>) -> Self {
-        Self { index, entered, retired, failure: None }
+    pub(super) const fn new(
+        index: &'a Index,
+        now: Uptime,
+        entered: &'a mut usize,
+        retired: &'a mut Vec<Retired>,
+    ) -> Self {
+        Self { index, now, entered, retired, failure: None }
     }
 
     pub(super) const fn index(&self) -> &Index {
         self.index
+    }
+
+    /// The store's own time, the same for all that is done in one go.
+    pub(super) const fn now(&self) -> Uptime {
+        self.now
     }
 
     /// Makes changes, all or none, syncing first what was made before if both together would not fit one window.

@@ -2,10 +2,12 @@
 
 use uuid::Uuid;
 
+use super::accounts::{Others, Tally};
 use super::desk::Desk;
 use super::index::{Changes, Index};
+use super::keep;
 use super::leftovers;
-use super::schema::{self, Content, Layer, Link, Placement, Record, Repository, Timestamp, Tree};
+use super::schema::{self, Content, Kept, Layer, Link, Placement, Timestamp, Tree};
 use super::store::Core;
 use crate::error::{Error, Result};
 use crate::oci::{Digest, RepositoryName};
@@ -46,7 +48,7 @@ impl Finished {
             return Err(Error::UploadUnknown { repository: self.repository, id: self.session });
         }
         let key = schema::digest_key(&self.digest);
-        let mut changes = Changes::new();
+        let (mut changes, mut tally) = (Changes::new(), Tally::new());
         changes.remove(Tree::Uploads, schema::id_key(self.session));
         let mut retired = None;
         let layer = match desk.index().get::<Layer>(&key)? {
@@ -63,12 +65,15 @@ impl Finished {
                 for (number, chunk) in (self.tail_chunk..).zip(self.tail.chunks(schema::MAX_VALUE)) {
                     changes.set_value(Tree::Chunks, schema::chunk_key(id, number), chunk.to_vec());
                 }
-                let layer = Layer { content: self.content, created_at: Timestamp::now() };
+                let layer =
+                    Layer { content: self.content, created_at: Timestamp::now(), quarantined_at: None };
                 changes.set(key, &layer)?;
+                tally.blob_added(&layer.content);
                 layer
             }
         };
-        link(desk.index(), &mut changes, &self.repository, &self.digest)?;
+        link(desk, &mut changes, &mut tally, &self.repository, &self.digest, layer.content.size)?;
+        tally.add_to(desk.index(), &mut changes)?;
         desk.apply(&changes)?;
         if let Some(retired) = retired {
             desk.retire(retired);
@@ -118,55 +123,77 @@ pub(super) fn mount(
 ) -> Result<BlobStat> {
     // Looked at again here, where nothing can come in between.
     let layer = find(desk.index(), source, digest).map_err(|_| unknown(repository, digest))?;
-    let mut changes = Changes::new();
-    link(desk.index(), &mut changes, repository, digest)?;
+    let (mut changes, mut tally) = (Changes::new(), Tally::new());
+    link(desk, &mut changes, &mut tally, repository, digest, layer.content.size)?;
+    tally.add_to(desk.index(), &mut changes)?;
     desk.apply(&changes)?;
     Ok(stat(digest, &layer))
 }
 
 pub(super) fn delete(desk: &mut Desk<'_>, repository: &RepositoryName, digest: &Digest) -> Result<()> {
-    let layer = find(desk.index(), repository, digest)?;
-    let mut changes = Changes::new();
-    changes.remove(Tree::Links, schema::digest_within(repository, digest));
+    find(desk.index(), repository, digest)?;
+    unlink(desk, repository, digest).map(|_| ())
+}
+
+/// Takes a blob out of a repository, and its bytes out of the store if no other links it: then says what they were.
+pub(super) fn unlink(
+    desk: &mut Desk<'_>,
+    repository: &RepositoryName,
+    digest: &Digest,
+) -> Result<Option<Content>> {
+    let (mut changes, mut tally) = (Changes::new(), Tally::new());
+    let key = schema::digest_within(repository, digest);
+    let link = desk.index().get::<Link>(&key)?;
+    let since = link.and_then(|link| link.unreferenced_since);
+    keep::move_candidate(&mut changes, Kept::Link, since, None, repository, digest);
+    changes.remove(Tree::Links, key);
     changes.remove(Tree::Uses, schema::use_key(digest, repository));
-    count(desk.index(), &mut changes, repository, |held| held.links = held.links.saturating_sub(1))?;
+
+    let layer = desk.index().get::<Layer>(&schema::digest_key(digest))?;
+    let content = layer.map(|layer| layer.content);
+    let others = Others::of(desk.index(), digest, repository)?;
+    let last = content.filter(|_| others == Others::None);
+    tally.unlinked(repository, content.map_or(0, |content| content.size), others);
     let mut retired = None;
-    if desk.index().scan(Tree::Uses, &schema::digest_key(digest), None)?.take(2).count() < 2 {
+    if let Some(content) = last {
         changes.remove(Tree::Layers, schema::digest_key(digest));
-        retired = Some(leftovers::retire(&mut changes, layer.content, None)?);
+        tally.blob_removed(&content);
+        retired = Some(leftovers::retire(&mut changes, content, None)?);
     }
+    tally.add_to(desk.index(), &mut changes)?;
     desk.apply(&changes)?;
     if let Some(retired) = retired {
         desk.retire(retired);
     }
-    Ok(())
+    Ok(last)
 }
 
-/// Makes a blob visible in a repository, if it is not yet.
-fn link(index: &Index, changes: &mut Changes, repository: &RepositoryName, digest: &Digest) -> Result<()> {
-    let key = schema::digest_within(repository, digest);
-    if index.contains(Tree::Links, &key)? {
-        return Ok(());
-    }
-    changes.set(key, &Link { linked_at: Timestamp::now() })?;
-    changes.set_value(Tree::Uses, schema::use_key(digest, repository), Vec::new());
-    count(index, changes, repository, |held| held.links += 1)
-}
-
-/// Changes what a repository holds; the record goes when it holds nothing.
-pub(super) fn count(
-    index: &Index,
+/// Makes a blob visible in a repository. Nothing references it yet, or so it is taken: it can be collected when the grace time
+/// has passed, which begins anew with each push.
+fn link(
+    desk: &Desk<'_>,
     changes: &mut Changes,
+    tally: &mut Tally,
     repository: &RepositoryName,
-    change: impl FnOnce(&mut Repository),
+    digest: &Digest,
+    size: u64,
 ) -> Result<()> {
-    let key = schema::repository_key(repository);
-    let mut held = index.get::<Repository>(&key)?.unwrap_or_default();
-    change(&mut held);
-    if held == Repository::default() {
-        changes.remove(Repository::TREE, key);
-        Ok(())
-    } else {
-        changes.set(key, &held)
-    }
+    let key = schema::digest_within(repository, digest);
+    let now = Some(desk.now());
+    let before = match desk.index().get::<Link>(&key)? {
+        // Something references it: when that goes, its time begins.
+        Some(Link { unreferenced_since: None, .. }) => return Ok(()),
+        Some(link) => {
+            changes.set(key, &Link { unreferenced_since: now, ..link })?;
+            link.unreferenced_since
+        }
+        None => {
+            changes.set(key, &Link { linked_at: Timestamp::now(), unreferenced_since: now })?;
+            changes.set_value(Tree::Uses, schema::use_key(digest, repository), Vec::new());
+            tally.linked(repository, size, Others::of(desk.index(), digest, repository)?);
+            None
+        }
+    };
+    keep::move_candidate(changes, Kept::Link, before, now, repository, digest);
+    Ok(())
 }

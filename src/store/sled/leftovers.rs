@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::content;
 use super::desk::{Desk, WINDOW};
 use super::index::{Changes, Index};
+use super::keep;
 use super::schema::{self, Content, Leftover, Placement, Tree};
 use super::store::Core;
 use crate::error::Result;
@@ -23,11 +24,13 @@ pub(super) struct Retired {
     leftover: Leftover,
     /// A manifest's references that are still recorded; `None` until they were read from its bytes.
     references: Option<Vec<Digest>>,
+    /// How far a manifest's referrers, which lose their subject, have been told; `None` when all were.
+    referrers: Option<Vec<u8>>,
 }
 
 impl Retired {
     pub(super) const fn new(leftover: Leftover) -> Self {
-        Self { leftover, references: None }
+        Self { leftover, references: None, referrers: Some(Vec::new()) }
     }
 
     pub(super) const fn content(&self) -> Uuid {
@@ -145,7 +148,7 @@ pub(super) fn sweep(desk: &mut Desk<'_>, core: &Core, retired: &mut Vec<Retired>
 }
 
 impl Retired {
-    /// Removes references and chunks, a window at most; `true` when none are left.
+    /// Removes references and chunks, a window at most, and stamps what they alone kept; `true` when none are left.
     fn remove_records(&mut self, desk: &mut Desk<'_>, core: &Core) -> Result<bool> {
         let references = match self.references.take() {
             Some(references) => references,
@@ -158,15 +161,20 @@ impl Retired {
             // Pushed again meanwhile: the same bytes, so the same references, and they are in use.
             if is_visible(desk.index(), &repository, &digest)? {
                 references.clear();
+                self.referrers = None;
             }
             while changes.size() < WINDOW / 2
                 && let Some(referenced) = references.pop()
             {
                 changes.remove(Tree::References, schema::pointer_within(&repository, &referenced, &digest));
+                keep::stamp_if_abandoned(desk, &mut changes, &repository, &referenced, &digest)?;
+            }
+            if references.is_empty() {
+                stamp_referrers(desk, &mut changes, &repository, &digest, &mut self.referrers)?;
             }
         }
         // The bytes tell what is to be removed, so they go last.
-        if references.is_empty() {
+        if references.is_empty() && changes.is_empty() {
             let id = self.leftover.content.placement.id();
             let mut chunks = desk.index().scan(Tree::Chunks, &schema::id_key(id), None)?;
             while changes.size() < WINDOW / 2 {
@@ -207,6 +215,32 @@ impl Retired {
             },
         }
     }
+}
+
+/// Stamps the referrers of a manifest that is gone, from where `after` says, as many as fit half a window.
+fn stamp_referrers(
+    desk: &Desk<'_>,
+    changes: &mut Changes,
+    repository: &RepositoryName,
+    subject: &Digest,
+    after: &mut Option<Vec<u8>>,
+) -> Result<()> {
+    let Some(begin) = after else { return Ok(()) };
+    let prefix = schema::digest_within(repository, subject);
+    let begin = Some(begin.as_slice()).filter(|begin| !begin.is_empty());
+    let mut last = None;
+    for entry in desk.index().scan(Tree::Referrers, &prefix, begin)? {
+        if changes.size() > WINDOW / 2 {
+            // Where not one fitted beside what was there already, the place is as before.
+            *after = last.or_else(|| after.take());
+            return Ok(());
+        }
+        let referrer = schema::digest_after(Tree::Referrers, &entry?.0, &prefix)?;
+        keep::stamp_manifest(desk, changes, repository, &referrer)?;
+        last = Some(schema::digest_key(&referrer));
+    }
+    *after = None;
+    Ok(())
 }
 
 fn manifest_of(leftover: &Leftover) -> Result<Option<(RepositoryName, Digest)>> {

@@ -1,17 +1,19 @@
 //! Manifests and tags as the writer sees them.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::os::unix::fs::FileExt;
 
 use uuid::Uuid;
 
+use super::accounts::Tally;
 use super::content;
 use super::desk::{Desk, Steps, WINDOW};
 use super::index::{Changes, Index};
-use super::layers::count;
+use super::keep;
 use super::leftovers;
 use super::schema::{
-    self, Content, Leftover, Manifest as Recorded, Placement, Referrer, Tag as RecordedTag, Timestamp, Tree,
+    self, Content, Kept, Leftover, Manifest as Recorded, Placement, Referrer, Tag as RecordedTag, Timestamp,
+    Tree,
 };
 use super::staged::{check_space, write_error};
 use super::store::Core;
@@ -134,12 +136,18 @@ impl Put {
 
         let key = schema::digest_within(&self.repository, &digest);
         let present = desk.index().get::<Recorded>(&key)?;
-        let mut changes = Changes::new();
+        let (mut changes, mut tally) = (Changes::new(), Tally::new());
+        // Without a tag its grace time begins, or begins anew; whether an index or its subject keeps it, collection looks.
+        let before = present.as_ref().and_then(|present| present.unkept_since);
+        let unkept_since = if self.tags.is_empty() { Some(desk.now()) } else { None };
+        keep::move_candidate(&mut changes, Kept::Manifest, before, unkept_since, &self.repository, &digest);
         let recorded = Recorded {
             content: present.as_ref().map_or(self.content, |present| present.content),
             media_type: self.manifest.media_type().to_string(),
             subject: self.contents.subject.as_ref().map(Into::into),
             pushed_at: Timestamp::now(),
+            unkept_since,
+            quarantined_at: None,
         };
         changes.set(key, &recorded)?;
         if let Some(subject) = &self.contents.subject {
@@ -147,9 +155,10 @@ impl Put {
             let key = schema::pointer_within(&self.repository, subject, &digest);
             changes.set(key, &Referrer { artifact_type })?;
         }
-        point(desk.index(), &mut changes, &self.repository, &digest, &self.tags)?;
+        point(desk, &mut changes, &self.repository, &digest, &self.tags)?;
         if present.is_none() {
-            count(desk.index(), &mut changes, &self.repository, |held| held.manifests += 1)?;
+            tally.manifest_added(&self.repository, &self.content);
+            tally.add_to(desk.index(), &mut changes)?;
             self.add_parts(desk, &mut changes)?;
         }
         desk.apply(&changes)?;
@@ -227,17 +236,19 @@ fn check(index: &Index, repository: &RepositoryName, tag: &Tag, condition: &Cond
 
 /// Points tags at a manifest, away from what they point at.
 fn point(
-    index: &Index,
+    desk: &Desk<'_>,
     changes: &mut Changes,
     repository: &RepositoryName,
     digest: &Digest,
     tags: &[Tag],
 ) -> Result<()> {
-    for tag in tags {
-        if let Some(before) = pointed_at(index, repository, tag)?
+    let mut moved: BTreeMap<Digest, usize> = BTreeMap::new();
+    for tag in tags.iter().collect::<BTreeSet<_>>() {
+        if let Some(before) = pointed_at(desk.index(), repository, tag)?
             && before != *digest
         {
             changes.remove(Tree::Tagged, schema::tagged_within(repository, &before, tag));
+            *moved.entry(before).or_default() += 1;
         }
         changes.set(
             schema::tag_within(repository, tag),
@@ -245,7 +256,25 @@ fn point(
         )?;
         changes.set_value(Tree::Tagged, schema::tagged_within(repository, digest, tag), Vec::new());
     }
+    for (before, lost) in moved {
+        stamp_if_untagged(desk, changes, repository, &before, lost)?;
+    }
     Ok(())
+}
+
+/// Stamps a manifest that loses so many tags if it has no others.
+fn stamp_if_untagged(
+    desk: &Desk<'_>,
+    changes: &mut Changes,
+    repository: &RepositoryName,
+    digest: &Digest,
+    lost: usize,
+) -> Result<()> {
+    let prefix = schema::digest_within(repository, digest);
+    if desk.index().scan(Tree::Tagged, &prefix, None)?.take(lost + 1).count() > lost {
+        return Ok(());
+    }
+    keep::stamp_manifest(desk, changes, repository, digest)
 }
 
 pub(super) fn tag(
@@ -258,7 +287,7 @@ pub(super) fn tag(
     find(desk.index(), repository, &Reference::Digest(*digest))?;
     check(desk.index(), repository, tag, condition)?;
     let mut changes = Changes::new();
-    point(desk.index(), &mut changes, repository, digest, std::slice::from_ref(tag))?;
+    point(desk, &mut changes, repository, digest, std::slice::from_ref(tag))?;
     desk.apply(&changes)
 }
 
@@ -266,12 +295,14 @@ pub(super) fn tag(
 /// do not fit the same transaction follow before anything else is done, after a restart too.
 pub(super) fn delete(desk: &mut Desk<'_>, repository: &RepositoryName, digest: &Digest) -> Result<()> {
     let (_, recorded) = find(desk.index(), repository, &Reference::Digest(*digest))?;
-    let mut changes = Changes::new();
+    let (mut changes, mut tally) = (Changes::new(), Tally::new());
     changes.remove(Tree::Manifests, schema::digest_within(repository, digest));
+    keep::move_candidate(&mut changes, Kept::Manifest, recorded.unkept_since, None, repository, digest);
     if let Some(subject) = &recorded.subject {
         changes.remove(Tree::Referrers, schema::pointer_within(repository, &subject.digest()?, digest));
     }
-    count(desk.index(), &mut changes, repository, |held| held.manifests = held.manifests.saturating_sub(1))?;
+    tally.manifest_removed(repository, &recorded.content);
+    tally.add_to(desk.index(), &mut changes)?;
     let retired = leftovers::retire(&mut changes, recorded.content, Some((repository, digest)))?;
     leftovers::add_tags(desk.index(), &mut changes, repository, digest)?;
     desk.apply(&changes)?;
@@ -285,5 +316,6 @@ pub(super) fn delete_tag(desk: &mut Desk<'_>, repository: &RepositoryName, tag: 
     let mut changes = Changes::new();
     changes.remove(Tree::Tags, schema::tag_within(repository, tag));
     changes.remove(Tree::Tagged, schema::tagged_within(repository, &digest, tag));
+    stamp_if_untagged(desk, &mut changes, repository, &digest, 1)?;
     desk.apply(&changes)
 }

@@ -2,11 +2,14 @@
 //!
 //! DESIGN.md argues the rules (D1 to D9) that the code in here refers to.
 
+mod accounts;
+mod clock;
 mod content;
 mod desk;
 mod discover;
 mod folder;
 mod index;
+mod keep;
 mod layers;
 mod leftovers;
 mod manifests;

@@ -12,7 +12,9 @@
 //! referrers-1     repository 00 subject manifest  -> Referrer
 //! uploads-1       session id                      -> Upload        a suspended or checkpointed session
 //! leftovers-1     content id                      -> Leftover      prepared and not published, or retired and not yet gone
+//! candidates-1    kind, since, repository 00 digest -> ()          a link or manifest that nothing keeps, since that uptime
 //! repositories-1  repository                      -> Repository    exists while a counter is above zero
+//! meta-1          name                            -> Uptime, Totals
 //! ```
 //!
 //! A digest is one byte for the algorithm and then the raw hash, so that the order of keys is the order of the text forms and
@@ -29,7 +31,7 @@ use crate::error::{Error, Result};
 use crate::oci::{Algorithm, Digest, RepositoryName, Tag as TagName};
 
 /// The format of the data folder as a whole. It is raised when a tree's name or the layout of the folder changes.
-pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 2;
 
 /// The longest value in any tree (D1).
 pub(super) const MAX_VALUE: usize = 4096;
@@ -48,11 +50,13 @@ pub(super) enum Tree {
     Referrers,
     Uploads,
     Leftovers,
+    Candidates,
     Repositories,
+    Meta,
 }
 
 impl Tree {
-    pub(super) const ALL: [Self; 12] = [
+    pub(super) const ALL: [Self; 14] = [
         Self::Layers,
         Self::Chunks,
         Self::Links,
@@ -64,7 +68,9 @@ impl Tree {
         Self::Referrers,
         Self::Uploads,
         Self::Leftovers,
+        Self::Candidates,
         Self::Repositories,
+        Self::Meta,
     ];
 
     pub(super) const fn name(self) -> &'static str {
@@ -80,7 +86,9 @@ impl Tree {
             Self::Referrers => "referrers-1",
             Self::Uploads => "uploads-1",
             Self::Leftovers => "leftovers-1",
+            Self::Candidates => "candidates-1",
             Self::Repositories => "repositories-1",
+            Self::Meta => "meta-1",
         }
     }
 }
@@ -95,7 +103,7 @@ macro_rules! records {
 }
 
 records!(Layer in Layers, Link in Links, Manifest in Manifests, Tag in Tags, Referrer in Referrers, Upload in Uploads,
-    Leftover in Leftovers, Repository in Repositories);
+    Leftover in Leftovers, Repository in Repositories, Uptime in Meta, Totals in Meta);
 
 /// Where content is kept. An id is never used twice (D7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,11 +133,16 @@ pub(super) struct Content {
 pub(super) struct Layer {
     pub(super) content: Content,
     pub(super) created_at: Timestamp,
+    /// Since when its bytes are known to be bad: until it is pushed again, the blob counts as absent.
+    pub(super) quarantined_at: Option<Timestamp>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Link {
     pub(super) linked_at: Timestamp,
+    /// The link's place among the candidates, if it has one. A link that nothing references has one; of one that is referenced,
+    /// collection takes it away when it comes by.
+    pub(super) unreferenced_since: Option<Uptime>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -138,6 +151,10 @@ pub(super) struct Manifest {
     pub(super) media_type: String,
     pub(super) subject: Option<RawDigest>,
     pub(super) pushed_at: Timestamp,
+    /// As [`Link::unreferenced_since`]. What keeps a manifest is a tag, an index that names it, or the subject it refers to.
+    pub(super) unkept_since: Option<Uptime>,
+    /// As [`Layer::quarantined_at`].
+    pub(super) quarantined_at: Option<Timestamp>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -156,7 +173,7 @@ pub(super) struct Referrer {
 pub(super) struct Upload {
     pub(super) repository: String,
     pub(super) started_at: Timestamp,
-    pub(super) updated_at: Timestamp,
+    pub(super) updated_at: Uptime,
     pub(super) algorithm: Algorithm,
     pub(super) placement: Placement,
     /// Where the session stood when this was written. Good while the machine that wrote it has not restarted.
@@ -187,6 +204,48 @@ pub(super) struct Leftover {
 pub(super) struct Repository {
     pub(super) links: u64,
     pub(super) manifests: u64,
+    /// The bytes of the blobs that it links.
+    pub(super) blob_bytes: u64,
+    /// Of these, the bytes of blobs that another repository links too.
+    pub(super) shared_bytes: u64,
+    pub(super) manifest_bytes: u64,
+}
+
+/// How much the whole store holds, each blob once; exact as [`Repository`] is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Totals {
+    pub(super) blobs: u64,
+    pub(super) blob_bytes: u64,
+    pub(super) manifests: u64,
+    pub(super) manifest_bytes: u64,
+    /// What the files of blobs and manifests take on the disk, in whole blocks of [`BLOCK`].
+    pub(super) file_bytes: u64,
+}
+
+/// The unit in which a file takes room on the disk, in bytes.
+pub(super) const BLOCK: u64 = 4096;
+
+/// Milliseconds during which the store has been open, in all its lives: unlike the wall clock it never jumps, and it stands still
+/// while nobody can push. A kill takes it back to when it was last written down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(super) struct Uptime(u64);
+
+impl Uptime {
+    pub(super) const fn after(self, time: Duration) -> Self {
+        Self(self.0.saturating_add(millis(time)))
+    }
+
+    /// How long ago `earlier` was.
+    pub(super) const fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+}
+
+const fn millis(time: Duration) -> u64 {
+    let millis = time.as_millis();
+    // A cast cannot cut what was compared before.
+    #[expect(clippy::cast_possible_truncation, reason = "compared just here")]
+    if millis > u64::MAX as u128 { u64::MAX } else { millis as u64 }
 }
 
 /// Milliseconds since 1970 by the system's clock.
@@ -200,7 +259,7 @@ impl Timestamp {
 
     pub(super) fn of(time: SystemTime) -> Self {
         let since = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-        Self(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+        Self(millis(since))
     }
 
     pub(super) fn time(self) -> SystemTime {
@@ -337,6 +396,61 @@ pub(super) fn tagged_within(repository: &RepositoryName, digest: &Digest, tag: &
     key
 }
 
+/// What a candidate is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kept {
+    /// A link that no manifest references.
+    Link,
+    /// A manifest without tag, index or subject.
+    Manifest,
+}
+
+impl Kept {
+    const fn code(self) -> u8 {
+        match self {
+            Self::Link => 1,
+            Self::Manifest => 2,
+        }
+    }
+}
+
+/// The prefix in `candidates-1` of all of a kind, the oldest first.
+pub(super) fn candidates(kind: Kept) -> Vec<u8> {
+    vec![kind.code()]
+}
+
+/// The key in `candidates-1`.
+pub(super) fn candidate_key(
+    kind: Kept,
+    since: Uptime,
+    repository: &RepositoryName,
+    digest: &Digest,
+) -> Vec<u8> {
+    let mut key = candidates(kind);
+    key.extend_from_slice(&since.0.to_be_bytes());
+    key.extend_from_slice(&digest_within(repository, digest));
+    key
+}
+
+/// What a key in `candidates-1` says.
+pub(super) fn candidate_of_key(key: &[u8]) -> Result<(Uptime, RepositoryName, Digest)> {
+    let parts = || {
+        let (_, rest) = key.split_first()?;
+        let (since, rest) = rest.split_first_chunk()?;
+        let end = rest.iter().position(|byte| *byte == 0)?;
+        let repository = repository_name(rest.get(..end)?)?;
+        match take_digest(rest.get(end + 1..)?)? {
+            (digest, b"") => Some((Uptime(u64::from_be_bytes(*since)), repository, digest)),
+            _ => None,
+        }
+    };
+    parts().ok_or_else(|| damaged_key(Tree::Candidates))
+}
+
+/// The keys in `meta-1`.
+pub(super) const UPTIME_KEY: &[u8] = b"uptime";
+pub(super) const TOTALS_KEY: &[u8] = b"totals";
+
 /// The digest that follows a prefix and ends a key.
 pub(super) fn digest_after(tree: Tree, key: &[u8], prefix: &[u8]) -> Result<Digest> {
     match key.strip_prefix(prefix).and_then(take_digest) {
@@ -387,6 +501,13 @@ mod tests {
             let tagged = tagged_within(&repository, &digest, &tag);
             assert_eq!(tag_after(Tree::Tagged, &tagged, &prefix).unwrap(), tag);
             assert_eq!(RawDigest::from(&digest).digest().unwrap(), digest);
+            let since = Uptime(1 << 40);
+            let candidate = candidate_key(Kept::Link, since, &repository, &digest);
+            assert_eq!(candidate_of_key(&candidate).unwrap(), (since, repository.clone(), digest));
+            assert!(
+                candidate
+                    < candidate_key(Kept::Link, since.after(Duration::from_millis(1)), &repository, &digest)
+            );
         }
     }
 
@@ -395,6 +516,7 @@ mod tests {
         for junk in [&b""[..], b"\0", b"\x01short", b"\xff\xff\xff\xff\xff", &[1; 66]] {
             assert!(repository_of_use(junk).is_err());
             assert!(digest_after(Tree::Links, junk, b"").is_err());
+            assert!(candidate_of_key(junk).is_err());
             assert!(decode::<Upload>(junk).is_err());
             assert!(decode::<Manifest>(junk).is_err());
         }
@@ -404,7 +526,7 @@ mod tests {
 
     #[test]
     fn records_end_where_they_end() {
-        let mut value = encode(&Link { linked_at: Timestamp(7) }).unwrap();
+        let mut value = encode(&Link { linked_at: Timestamp(7), unreferenced_since: None }).unwrap();
         assert_eq!(decode::<Link>(&value).unwrap().linked_at, Timestamp(7));
         value.push(0);
         assert!(decode::<Link>(&value).is_err());
@@ -416,7 +538,7 @@ mod tests {
         let upload = Upload {
             repository: "r".repeat(255),
             started_at: Timestamp(u64::MAX),
-            updated_at: Timestamp(u64::MAX),
+            updated_at: Uptime(u64::MAX),
             algorithm: Algorithm::Sha512,
             placement: Placement::File(Uuid::max()),
             current: Checkpoint { offset: u64::MAX, hash_state: state.clone() },

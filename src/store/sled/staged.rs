@@ -271,7 +271,7 @@ impl State {
         let record = Record {
             repository: session.repository.to_string(),
             started_at: self.started_at,
-            updated_at: Timestamp::now(),
+            updated_at: shared.core.clock.now(),
             algorithm: self.hasher.algorithm(),
             placement,
             current: current.clone(),

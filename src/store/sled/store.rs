@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crossbeam::sync::ShardedLock;
 use uuid::Uuid;
 
+use super::clock::Clock;
 use super::content;
 use super::discover;
 use super::folder::Folder;
@@ -46,6 +47,7 @@ pub(super) struct Core {
     location: Location,
     pub(super) folder: Folder,
     pub(super) options: Options,
+    pub(super) clock: Clock,
     /// Tells this boot of the machine from others, where the system says.
     pub(super) boot: Option<Uuid>,
 }
@@ -87,7 +89,9 @@ impl Sled {
         let location = Location { path: folder.index(), cache_capacity: options.cache_capacity };
         let index = location.open()?;
         let silence = options.writer_silence;
+        let clock = Clock::open(&index)?;
         let core = Arc::new(Core {
+            clock,
             index: ShardedLock::new(Some(index)),
             location,
             folder,

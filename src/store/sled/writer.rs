@@ -7,10 +7,12 @@ use std::time::Instant;
 
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 
+use super::clock::Clock;
 use super::desk::Desk;
-use super::index::Index;
+use super::index::{Changes, Index};
 use super::leftovers::{self, Retired};
 use super::options::Durability;
+use super::schema::{UPTIME_KEY, Uptime};
 use super::store::Core;
 use crate::error::{Error, Result};
 
@@ -41,7 +43,7 @@ impl Writer {
     /// Finishes what the last life left half-done, then starts the thread.
     pub(super) fn start(core: Arc<Core>) -> Result<Self> {
         let mut state = State::default();
-        core.read(|index| state.recover(index))?;
+        core.read(|index| state.recover(index, core.clock.now()))?;
         let (jobs, waiting) = channel::bounded(GROUP);
         let thread = thread::Builder::new()
             .name("sledge-writer".to_owned())
@@ -117,7 +119,6 @@ impl<T: Send, W: FnOnce(&mut Desk<'_>) -> Result<T> + Send> Job for Typed<T, W> 
 }
 
 /// What the writer keeps between groups.
-#[derive(Default)]
 struct State {
     /// Bytes that entered the index since the last data sync.
     entered: usize,
@@ -125,16 +126,25 @@ struct State {
     retired: Vec<Retired>,
     /// Relaxed durability: when the next sync is due.
     due: Option<Instant>,
+    /// When the uptime is to be written down, at the latest.
+    uptime_due: Instant,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        let uptime_due = Instant::now() + Clock::WRITTEN_EVERY;
+        Self { entered: 0, retired: Vec::new(), due: None, uptime_due }
+    }
 }
 
 impl State {
-    fn desk<'a>(&'a mut self, index: &'a Index) -> Desk<'a> {
-        Desk::new(index, &mut self.entered, &mut self.retired)
+    fn desk<'a>(&'a mut self, index: &'a Index, now: Uptime) -> Desk<'a> {
+        Desk::new(index, now, &mut self.entered, &mut self.retired)
     }
 
-    fn recover(&mut self, index: &Index) -> Result<()> {
+    fn recover(&mut self, index: &Index, now: Uptime) -> Result<()> {
         *self = Self::default();
-        let mut desk = self.desk(index);
+        let mut desk = self.desk(index, now);
         leftovers::recover(&mut desk)?;
         desk.sync()
     }
@@ -151,6 +161,7 @@ enum Next {
     Work(Box<dyn Job>),
     Sweep,
     Sync,
+    NoteUptime,
     Stop,
 }
 
@@ -161,26 +172,41 @@ impl Thread {
                 Next::Work(job) => self.group(job),
                 Next::Sweep => self.or_reopen(Self::sweep),
                 Next::Sync => self.or_reopen(Self::sync),
+                Next::NoteUptime => self.or_reopen(Self::note_uptime),
                 Next::Stop => break,
             }
         }
-        if self.state.entered > 0 {
-            self.or_reopen(Self::sync);
-        }
+        self.or_reopen(Self::note_uptime);
     }
 
     fn next(&self) -> Next {
         if !self.state.retired.is_empty() {
             return self.waiting.try_recv().map_or(Next::Sweep, Next::Work);
         }
-        match self.state.due {
-            None => self.waiting.recv().map_or(Next::Stop, Next::Work),
-            Some(due) => match self.waiting.recv_deadline(due) {
-                Ok(job) => Next::Work(job),
-                Err(RecvTimeoutError::Timeout) => Next::Sync,
-                Err(RecvTimeoutError::Disconnected) => Next::Stop,
-            },
+        let due = self.state.due.unwrap_or(self.state.uptime_due);
+        match self.waiting.recv_deadline(due.min(self.state.uptime_due)) {
+            Ok(job) => Next::Work(job),
+            Err(RecvTimeoutError::Timeout) if self.state.due.is_some() => Next::Sync,
+            Err(RecvTimeoutError::Timeout) => Next::NoteUptime,
+            Err(RecvTimeoutError::Disconnected) => Next::Stop,
         }
+    }
+
+    /// Writes down the uptime, and syncs it with all else that waits.
+    fn note_uptime(&mut self) -> Result<()> {
+        self.state.uptime_due = Instant::now() + Clock::WRITTEN_EVERY;
+        let Self { core, state, .. } = self;
+        if core.folder.available()? < ROOM_TO_REMOVE {
+            // It is not worth what is kept for deletions: the next time it may be.
+            return core.read(|index| state.desk(index, core.clock.now()).sync());
+        }
+        core.read(|index| {
+            let mut desk = state.desk(index, core.clock.now());
+            let mut changes = Changes::new();
+            changes.set(UPTIME_KEY.to_vec(), &desk.now())?;
+            desk.apply(&changes)?;
+            desk.sync()
+        })
     }
 
     fn group(&mut self, first: Box<dyn Job>) {
@@ -208,7 +234,7 @@ impl Thread {
         }
         let Self { core, state, .. } = self;
         let broken = core.read(|index| {
-            let mut desk = state.desk(index);
+            let mut desk = state.desk(index, core.clock.now());
             for job in group.iter_mut() {
                 job.work(&mut desk);
             }
@@ -258,13 +284,13 @@ impl Thread {
 
     fn sync(&mut self) -> Result<()> {
         let Self { core, state, .. } = self;
-        core.read(|index| state.desk(index).sync())
+        core.read(|index| state.desk(index, core.clock.now()).sync())
     }
 
     fn sweep(&mut self) -> Result<()> {
         let Self { core, state, .. } = self;
         let mut retired = std::mem::take(&mut state.retired);
-        core.read(|index| leftovers::sweep(&mut state.desk(index), core, &mut retired))?;
+        core.read(|index| leftovers::sweep(&mut state.desk(index, core.clock.now()), core, &mut retired))?;
         state.retired.append(&mut retired);
         Ok(())
     }
@@ -286,6 +312,6 @@ impl Thread {
         self.state = State::default();
         let Self { core, state, .. } = self;
         // An index that does not open, or that fails again at once, answers everybody with the reason until it does.
-        let _ = core.reopen(|index| state.recover(index));
+        let _ = core.reopen(|index| state.recover(index, core.clock.now()));
     }
 }

@@ -1,0 +1,119 @@
+//! What keeps a link or a manifest, and who becomes a candidate of collection when nothing does.
+//!
+//! A link is kept by a manifest that references it; a manifest by a tag, by an index that names it, or by its subject being there.
+//! Whatever nothing keeps has a stamp in its record and a place among the candidates that agrees with it, both made in the
+//! transaction in which the last that kept it went (or, of a manifest's many references, in one of the steps that follow under
+//! its leftover record). Of what is kept again the stamp may be left standing: collection looks before it removes, and clears it.
+//! So no change has to look at more than what it changes, and collection looks at no more than was ever abandoned.
+
+use super::desk::Desk;
+use super::index::{Changes, Index};
+use super::schema::{self, Kept, Link, Manifest, Tree, Uptime};
+use crate::error::Result;
+use crate::oci::{Digest, RepositoryName};
+
+/// Whether a manifest references the link, or an index the manifest.
+fn is_referenced(index: &Index, repository: &RepositoryName, digest: &Digest) -> Result<bool> {
+    has_any(index, Tree::References, repository, digest)
+}
+
+fn has_any(index: &Index, tree: Tree, repository: &RepositoryName, digest: &Digest) -> Result<bool> {
+    let mut pointers = index.scan(tree, &schema::digest_within(repository, digest), None)?;
+    pointers.next().transpose().map(|found| found.is_some())
+}
+
+/// Whether anything keeps what a candidate stands for.
+pub(super) fn is_kept(
+    index: &Index,
+    kind: Kept,
+    repository: &RepositoryName,
+    digest: &Digest,
+) -> Result<bool> {
+    if is_referenced(index, repository, digest)? {
+        return Ok(true);
+    }
+    match kind {
+        Kept::Link => Ok(false),
+        Kept::Manifest => {
+            Ok(has_any(index, Tree::Tagged, repository, digest)? || has_subject(index, repository, digest)?)
+        }
+    }
+}
+
+fn has_subject(index: &Index, repository: &RepositoryName, digest: &Digest) -> Result<bool> {
+    let manifest = index.get::<Manifest>(&schema::digest_within(repository, digest))?;
+    match manifest.and_then(|manifest| manifest.subject) {
+        Some(subject) => {
+            index.contains(Tree::Manifests, &schema::digest_within(repository, &subject.digest()?))
+        }
+        None => Ok(false),
+    }
+}
+
+/// Adds to `changes` that a link is a candidate from now on; its record is in the index.
+pub(super) fn stamp_link(
+    desk: &Desk<'_>,
+    changes: &mut Changes,
+    repository: &RepositoryName,
+    digest: &Digest,
+) -> Result<()> {
+    let key = schema::digest_within(repository, digest);
+    let Some(link) = desk.index().get::<Link>(&key)? else { return Ok(()) };
+    let before = link.unreferenced_since;
+    changes.set(key, &Link { unreferenced_since: Some(desk.now()), ..link })?;
+    move_candidate(changes, Kept::Link, before, Some(desk.now()), repository, digest);
+    Ok(())
+}
+
+/// Adds to `changes` that a manifest is a candidate from now on; its record is in the index.
+pub(super) fn stamp_manifest(
+    desk: &Desk<'_>,
+    changes: &mut Changes,
+    repository: &RepositoryName,
+    digest: &Digest,
+) -> Result<()> {
+    let key = schema::digest_within(repository, digest);
+    let Some(manifest) = desk.index().get::<Manifest>(&key)? else { return Ok(()) };
+    let before = manifest.unkept_since;
+    changes.set(key, &Manifest { unkept_since: Some(desk.now()), ..manifest })?;
+    move_candidate(changes, Kept::Manifest, before, Some(desk.now()), repository, digest);
+    Ok(())
+}
+
+/// Adds to `changes` that a candidate's place is another one, or none any more. The record is the caller's to write.
+pub(super) fn move_candidate(
+    changes: &mut Changes,
+    kind: Kept,
+    before: Option<Uptime>,
+    now: Option<Uptime>,
+    repository: &RepositoryName,
+    digest: &Digest,
+) {
+    if before == now {
+        return;
+    }
+    if let Some(before) = before {
+        changes.remove(Tree::Candidates, schema::candidate_key(kind, before, repository, digest));
+    }
+    if let Some(now) = now {
+        changes.set_value(Tree::Candidates, schema::candidate_key(kind, now, repository, digest), Vec::new());
+    }
+}
+
+/// After a reference of a manifest that is gone was removed: stamps what it pointed at if that was the last.
+pub(super) fn stamp_if_abandoned(
+    desk: &Desk<'_>,
+    changes: &mut Changes,
+    repository: &RepositoryName,
+    referenced: &Digest,
+    gone: &Digest,
+) -> Result<()> {
+    let prefix = schema::digest_within(repository, referenced);
+    for entry in desk.index().scan(Tree::References, &prefix, None)?.take(2) {
+        if schema::digest_after(Tree::References, &entry?.0, &prefix)? != *gone {
+            return Ok(());
+        }
+    }
+    stamp_link(desk, changes, repository, referenced)?;
+    stamp_manifest(desk, changes, repository, referenced)
+}
