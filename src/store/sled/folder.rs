@@ -3,11 +3,12 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use uuid::Uuid;
 
 use super::index::Index;
-use super::schema::FORMAT;
+use super::schema::{FORMAT, Placement};
 use crate::error::{Error, Result};
 
 /// The folder of an open store. The lock goes with it.
@@ -16,6 +17,9 @@ pub(super) struct Folder {
     content: PathBuf,
     /// Held open for its syncs: an error that a sync has to report reaches only descriptors that were open before it.
     content_handle: File,
+    quarantine: PathBuf,
+    /// Whether the folder for content that failed may be there: it is made at need.
+    has_quarantine: AtomicBool,
     _lock: File,
 }
 
@@ -24,6 +28,7 @@ const FORMAT_WORDS: &str = "sledge store, format ";
 const LOCK_FILE: &str = "lock";
 const INDEX: &str = "index";
 const CONTENT: &str = "content";
+const QUARANTINE: &str = "quarantine";
 /// What a creation that was cut short leaves; the next one removes it.
 const UNFINISHED: &str = "unfinished-";
 
@@ -49,7 +54,9 @@ impl Folder {
         let content = path.join(CONTENT);
         let content_handle =
             File::open(&content).map_err(Error::io(format!("opening the folder {}", content.display())))?;
-        Ok(Self { path, content, content_handle, _lock: lock })
+        let quarantine = path.join(QUARANTINE);
+        let has_quarantine = AtomicBool::new(quarantine.exists());
+        Ok(Self { path, content, content_handle, quarantine, has_quarantine, _lock: lock })
     }
 
     pub(super) fn index(&self) -> PathBuf {
@@ -60,9 +67,50 @@ impl Folder {
         self.content.join(id.simple().to_string())
     }
 
+    /// Where content is kept that failed.
+    pub(super) fn quarantined(&self, id: Uuid) -> PathBuf {
+        self.quarantine.join(id.simple().to_string())
+    }
+
+    /// The ids that files in `content/` and in `quarantine/` are named by. Other names are nobody's business here.
+    pub(super) fn ids(&self) -> io::Result<impl Iterator<Item = io::Result<Uuid>> + use<>> {
+        let quarantined = if self.has_quarantine() { Some(fs::read_dir(&self.quarantine)?) } else { None };
+        Ok(fs::read_dir(&self.content)?.chain(quarantined.into_iter().flatten()).filter_map(|entry| {
+            entry
+                .map(|entry| entry.file_name().to_str().and_then(|name| Uuid::try_parse(name).ok()))
+                .transpose()
+        }))
+    }
+
     /// Makes files that were made or removed in `content/` stay so (D7).
     pub(super) fn sync_content(&self) -> io::Result<()> {
         self.content_handle.sync_all()
+    }
+
+    /// Makes files that were made or removed in `quarantine/` stay so.
+    pub(super) fn sync_quarantine(&self) -> io::Result<()> {
+        if self.has_quarantine() { sync_folder(&self.quarantine) } else { Ok(()) }
+    }
+
+    /// Makes the folder for content that failed, so that it stays.
+    pub(super) fn make_quarantine(&self) -> io::Result<()> {
+        make_folder(&self.quarantine)?;
+        self.has_quarantine.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    fn has_quarantine(&self) -> bool {
+        self.has_quarantine.load(Ordering::Acquire)
+    }
+
+    /// Removes the files of content, wherever they are; not durably yet. `true` if they are gone.
+    pub(super) fn remove(&self, content: &Placement) -> bool {
+        // In this order: what is put aside meanwhile is moved from the one to the other, never back.
+        let in_content = match content {
+            Placement::Inline(_) => true,
+            Placement::File(id) => remove_file(&self.content(*id)),
+        };
+        in_content && (!self.has_quarantine() || remove_file(&self.quarantined(content.id())))
     }
 
     /// How many bytes the filesystem has left for us.
@@ -71,6 +119,11 @@ impl Folder {
             .map_err(|error| Error::Io { doing: "asking for free space".to_owned(), source: error.into() })?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
+}
+
+/// `true` if it is gone, now or before.
+fn remove_file(path: &Path) -> bool {
+    fs::remove_file(path).map_or_else(|error| error.kind() == ErrorKind::NotFound, |()| true)
 }
 
 /// Makes a folder and those above it, so that none of them goes with a power cut.

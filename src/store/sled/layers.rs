@@ -3,6 +3,7 @@
 use uuid::Uuid;
 
 use super::accounts::{Others, Tally};
+use super::content;
 use super::desk::Desk;
 use super::index::{Changes, Index};
 use super::keep;
@@ -13,11 +14,16 @@ use crate::error::{Error, Result};
 use crate::oci::{Digest, RepositoryName};
 use crate::store::{BlobStat, MountSource};
 
-/// A blob's record, if the repository links it (C9).
+/// A blob's record, if the repository links it (C9) and its bytes are not known to be bad.
 pub(super) fn find(index: &Index, repository: &RepositoryName, digest: &Digest) -> Result<Layer> {
+    let layer = recorded(index, repository, digest)?;
+    layer.filter(|layer| layer.quarantined_at.is_none()).ok_or_else(|| unknown(repository, digest))
+}
+
+/// A blob's record, if the repository links it.
+fn recorded(index: &Index, repository: &RepositoryName, digest: &Digest) -> Result<Option<Layer>> {
     let linked = index.contains(Tree::Links, &schema::digest_within(repository, digest))?;
-    let layer = if linked { index.get::<Layer>(&schema::digest_key(digest))? } else { None };
-    layer.ok_or_else(|| unknown(repository, digest))
+    if linked { index.get::<Layer>(&schema::digest_key(digest)) } else { Ok(None) }
 }
 
 pub(super) fn stat(digest: &Digest, layer: &Layer) -> BlobStat {
@@ -38,6 +44,18 @@ pub(super) struct Finished {
     /// last of a large one.
     pub(super) tail: Vec<u8>,
     pub(super) tail_chunk: u32,
+    /// The blob's content that was found to be missing or bad.
+    pub(super) heals: Option<Content>,
+}
+
+/// The content of a blob that is there already and does not look it, though nobody has noticed yet: what is pushed now is to take
+/// its place.
+pub(super) fn to_heal(core: &Core, digest: &Digest) -> Result<Option<Content>> {
+    let layer = core.read(|index| index.get::<Layer>(&schema::digest_key(digest)))?;
+    match layer.filter(|layer| layer.quarantined_at.is_none()) {
+        Some(layer) if !content::looks_whole(core, digest, &layer.content)? => Ok(Some(layer.content)),
+        _ => Ok(None),
+    }
 }
 
 impl Finished {
@@ -51,7 +69,17 @@ impl Finished {
         let (mut changes, mut tally) = (Changes::new(), Tally::new());
         changes.remove(Tree::Uploads, schema::id_key(self.session));
         let mut retired = None;
-        let layer = match desk.index().get::<Layer>(&key)? {
+        let found = desk.index().get::<Layer>(&key)?;
+        let bad = found.as_ref().filter(|layer| {
+            layer.quarantined_at.is_some() || self.heals.is_some_and(|heals| heals == layer.content)
+        });
+        // What is linked in other repositories is readable there again.
+        let created_at = bad.map_or_else(Timestamp::now, |layer| layer.created_at);
+        if let Some(bad) = bad.map(|layer| layer.content) {
+            retired = Some(leftovers::retire(&mut changes, bad, None)?);
+            tally.blob_removed(&bad);
+        }
+        let layer = match found.filter(|_| retired.is_none()) {
             // Somebody else was first: theirs stays, so that it never moves, and ours goes.
             Some(layer) => {
                 let written = self.tail_chunk > 0 || matches!(self.content.placement, Placement::File(_));
@@ -65,8 +93,7 @@ impl Finished {
                 for (number, chunk) in (self.tail_chunk..).zip(self.tail.chunks(schema::MAX_VALUE)) {
                     changes.set_value(Tree::Chunks, schema::chunk_key(id, number), chunk.to_vec());
                 }
-                let layer =
-                    Layer { content: self.content, created_at: Timestamp::now(), quarantined_at: None };
+                let layer = Layer { content: self.content, created_at, quarantined_at: None };
                 changes.set(key, &layer)?;
                 tally.blob_added(&layer.content);
                 layer
@@ -131,7 +158,7 @@ pub(super) fn mount(
 }
 
 pub(super) fn delete(desk: &mut Desk<'_>, repository: &RepositoryName, digest: &Digest) -> Result<()> {
-    find(desk.index(), repository, digest)?;
+    recorded(desk.index(), repository, digest)?.ok_or_else(|| unknown(repository, digest))?;
     unlink(desk, repository, digest).map(|_| ())
 }
 

@@ -4,9 +4,6 @@
 //! publishes it, or when the last of it is gone. So a kill at any moment leaves a record that says what is to be finished, and
 //! nobody walks the store to find it.
 
-use std::fs;
-use std::io::ErrorKind;
-
 use uuid::Uuid;
 
 use super::content;
@@ -24,13 +21,16 @@ pub(super) struct Retired {
     leftover: Leftover,
     /// A manifest's references that are still recorded; `None` until they were read from its bytes.
     references: Option<Vec<Digest>>,
+    /// How far the repository's references have been searched for the manifest's, where its bytes do not tell which they are;
+    /// `None` when there is nothing to search for.
+    search: Option<Vec<u8>>,
     /// How far a manifest's referrers, which lose their subject, have been told; `None` when all were.
     referrers: Option<Vec<u8>>,
 }
 
 impl Retired {
     pub(super) const fn new(leftover: Leftover) -> Self {
-        Self { leftover, references: None, referrers: Some(Vec::new()) }
+        Self { leftover, references: None, search: None, referrers: Some(Vec::new()) }
     }
 
     pub(super) const fn content(&self) -> Uuid {
@@ -135,13 +135,13 @@ pub(super) fn sweep(desk: &mut Desk<'_>, core: &Core, retired: &mut Vec<Retired>
         }
         done += 1;
         // A file that cannot be removed keeps its record, and is tried again after the next opening.
-        if next.unlink(core) {
+        if core.folder.remove(&next.leftover.content.placement) {
             finished.remove(Tree::Leftovers, schema::id_key(next.leftover.content.placement.id()));
         }
     }
     let files =
         retired.drain(..done).any(|gone| matches!(gone.leftover.content.placement, Placement::File(_)));
-    if files && core.folder.sync_content().is_err() {
+    if files && core.folder.sync_content().is_err() || core.folder.sync_quarantine().is_err() {
         return Ok(());
     }
     desk.apply(&finished)
@@ -152,7 +152,10 @@ impl Retired {
     fn remove_records(&mut self, desk: &mut Desk<'_>, core: &Core) -> Result<bool> {
         let references = match self.references.take() {
             Some(references) => references,
-            None => self.recorded_references(desk.index(), core)?,
+            None => self.recorded_references(desk.index(), core)?.unwrap_or_else(|| {
+                self.search = Some(Vec::new());
+                Vec::new()
+            }),
         };
         let references = self.references.insert(references);
 
@@ -161,6 +164,7 @@ impl Retired {
             // Pushed again meanwhile: the same bytes, so the same references, and they are in use.
             if is_visible(desk.index(), &repository, &digest)? {
                 references.clear();
+                self.search = None;
                 self.referrers = None;
             }
             while changes.size() < WINDOW / 2
@@ -169,12 +173,13 @@ impl Retired {
                 changes.remove(Tree::References, schema::pointer_within(&repository, &referenced, &digest));
                 keep::stamp_if_abandoned(desk, &mut changes, &repository, &referenced, &digest)?;
             }
-            if references.is_empty() {
+            search_references(desk, &mut changes, &repository, &digest, &mut self.search)?;
+            if references.is_empty() && self.search.is_none() {
                 stamp_referrers(desk, &mut changes, &repository, &digest, &mut self.referrers)?;
             }
         }
         // The bytes tell what is to be removed, so they go last.
-        if references.is_empty() && changes.is_empty() {
+        if references.is_empty() && self.search.is_none() && changes.is_empty() {
             let id = self.leftover.content.placement.id();
             let mut chunks = desk.index().scan(Tree::Chunks, &schema::id_key(id), None)?;
             while changes.size() < WINDOW / 2 {
@@ -184,37 +189,54 @@ impl Retired {
                 }
             }
         }
-        let finished = changes.is_empty();
+        let finished = changes.is_empty() && self.search.is_none();
         desk.apply(&changes)?;
         Ok(finished)
     }
 
-    /// What the manifest's bytes say it references. Bytes that are not all there were still being prepared, and references are
-    /// recorded only after them.
-    fn recorded_references(&self, index: &Index, core: &Core) -> Result<Vec<Digest>> {
-        let Some((_, digest)) = manifest_of(&self.leftover)? else { return Ok(Vec::new()) };
-        let Ok(bytes) = content::read_whole(index, core, &self.leftover.content) else {
-            return Ok(Vec::new());
-        };
+    /// What the manifest's bytes say it references, if they are what they should be: they are not where they were still being
+    /// prepared (references are recorded only after them), or where they were found to be bad.
+    fn recorded_references(&self, index: &Index, core: &Core) -> Result<Option<Vec<Digest>>> {
+        let Some((_, digest)) = manifest_of(&self.leftover)? else { return Ok(Some(Vec::new())) };
+        let Ok(bytes) = content::read_whole(index, core, &self.leftover.content) else { return Ok(None) };
         if digest.algorithm().digest(&bytes) != digest {
-            return Ok(Vec::new());
+            return Ok(None);
         }
         // Which of the possible media types it was pushed with makes no difference to what it references.
         let contents = oci::Manifest::media_type_of(&bytes)
             .and_then(|media_type| oci::Manifest::new(media_type, bytes).contents());
-        Ok(contents.map_or_else(|_| Vec::new(), |contents| super::manifests::referenced(&contents)))
+        Ok(contents.ok().map(|contents| super::manifests::referenced(&contents)))
     }
+}
 
-    /// Removes the file, if it is one; `true` if it is gone.
-    fn unlink(&self, core: &Core) -> bool {
-        match self.leftover.content.placement {
-            Placement::Inline(_) => true,
-            Placement::File(id) => match fs::remove_file(core.folder.content(id)) {
-                Ok(()) => true,
-                Err(error) => error.kind() == ErrorKind::NotFound,
-            },
+/// How many references are looked at in one go: they are the whole repository's.
+const SEARCH: usize = 4096;
+
+/// Removes a manifest's references that are found from where `after` says, as many as fit half a window.
+fn search_references(
+    desk: &Desk<'_>,
+    changes: &mut Changes,
+    repository: &RepositoryName,
+    manifest: &Digest,
+    after: &mut Option<Vec<u8>>,
+) -> Result<()> {
+    let Some(mut begin) = after.take() else { return Ok(()) };
+    let prefix = schema::within(repository);
+    let from = Some(begin.as_slice()).filter(|begin| !begin.is_empty());
+    for (number, entry) in desk.index().scan(Tree::References, &prefix, from)?.enumerate() {
+        if number == SEARCH || changes.size() > WINDOW / 2 {
+            *after = Some(begin);
+            return Ok(());
         }
+        let (key, _) = entry?;
+        let (referenced, by) = schema::pointer_after(Tree::References, &key, &prefix)?;
+        if by == *manifest {
+            changes.remove(Tree::References, key.to_vec());
+            keep::stamp_if_abandoned(desk, changes, repository, &referenced, manifest)?;
+        }
+        begin = key.strip_prefix(prefix.as_slice()).unwrap_or_default().to_vec();
     }
+    Ok(())
 }
 
 /// Stamps the referrers of a manifest that is gone, from where `after` says, as many as fit half a window.

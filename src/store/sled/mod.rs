@@ -15,11 +15,13 @@ mod leftovers;
 mod manifests;
 mod map;
 mod options;
+mod quarantine;
 mod schema;
 mod sessions;
 mod staged;
 mod store;
 mod uploads;
+mod watch;
 mod writer;
 
 #[cfg(test)]

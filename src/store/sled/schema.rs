@@ -459,6 +459,18 @@ pub(super) fn digest_after(tree: Tree, key: &[u8], prefix: &[u8]) -> Result<Dige
     }
 }
 
+/// What is pointed at and the manifest that points, which follow a repository's prefix and end a key.
+pub(super) fn pointer_after(tree: Tree, key: &[u8], prefix: &[u8]) -> Result<(Digest, Digest)> {
+    let parts = || {
+        let (at, rest) = take_digest(key.strip_prefix(prefix)?)?;
+        match take_digest(rest)? {
+            (manifest, b"") => Some((at, manifest)),
+            _ => None,
+        }
+    };
+    parts().ok_or_else(|| damaged_key(tree))
+}
+
 /// The tag that follows a prefix and ends a key.
 pub(super) fn tag_after(tree: Tree, key: &[u8], prefix: &[u8]) -> Result<TagName> {
     key.strip_prefix(prefix)

@@ -365,6 +365,7 @@ impl State {
             content: Content { placement, size: self.offset },
             tail,
             tail_chunk,
+            heals: None,
         };
         Ok((finished, terms))
     }

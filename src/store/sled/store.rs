@@ -16,8 +16,10 @@ use super::layers;
 use super::leftovers;
 use super::manifests;
 use super::options::Options;
+use super::quarantine::{self, Owned};
 use super::schema::{self, damaged};
 use super::sessions::Sessions;
+use super::watch::{Seen, Watch};
 use super::writer::{Terms, Writer};
 use super::{staged, uploads};
 use crate::error::{Error, Result};
@@ -48,6 +50,7 @@ pub(super) struct Core {
     pub(super) folder: Folder,
     pub(super) options: Options,
     pub(super) clock: Clock,
+    pub(super) seen: Seen,
     /// Tells this boot of the machine from others, where the system says.
     pub(super) boot: Option<Uuid>,
 }
@@ -92,6 +95,7 @@ impl Sled {
         let clock = Clock::open(&index)?;
         let core = Arc::new(Core {
             clock,
+            seen: Seen::default(),
             index: ShardedLock::new(Some(index)),
             location,
             folder,
@@ -106,6 +110,11 @@ impl Sled {
     fn find(&self, repository: &RepositoryName, reference: &Reference) -> Result<(Digest, schema::Manifest)> {
         self.0.core.read(|index| manifests::find(index, repository, reference))
     }
+
+    /// Has a failure to read looked at; the reader has failed whatever comes of it.
+    fn doubt(&self, owned: &Owned) {
+        let _ = quarantine::doubt(&self.0, owned);
+    }
 }
 
 impl fmt::Debug for Sled {
@@ -118,8 +127,12 @@ impl fmt::Debug for Sled {
 const LOOK_AGAIN: usize = 8;
 
 /// Finds a record and reads what it names. When reading fails, the record may have been replaced or removed meanwhile, which is
-/// no damage: then the new one counts.
-fn read_stable<R: PartialEq, T>(find: impl Fn() -> Result<R>, read: impl Fn(&R) -> Result<T>) -> Result<T> {
+/// no damage: then the new one counts. Of what stays, `doubt` is told.
+fn read_stable<R: PartialEq, T>(
+    find: impl Fn() -> Result<R>,
+    read: impl Fn(&R) -> Result<T>,
+    doubt: impl FnOnce(&R),
+) -> Result<T> {
     let mut record = find()?;
     for _ in 0..LOOK_AGAIN {
         let failure = match read(&record) {
@@ -128,6 +141,7 @@ fn read_stable<R: PartialEq, T>(find: impl Fn() -> Result<R>, read: impl Fn(&R) 
         };
         let again = find()?;
         if again == record {
+            doubt(&record);
             return Err(failure);
         }
         record = again;
@@ -147,6 +161,7 @@ impl Pull for Sled {
                     damaged(&format!("manifest {digest} in {repository}"), &error.to_string())
                 })
             },
+            |(digest, record)| self.doubt(&Owned::manifest(repository, digest, record)),
         )
     }
 
@@ -160,8 +175,10 @@ impl Pull for Sled {
         read_stable(
             || core.read(|index| layers::find(index, repository, digest)),
             |layer| {
-                Ok(Blob { stat: layers::stat(digest, layer), content: content::open(core, &layer.content)? })
+                let watch = Watch::new(&self.0, Owned::blob(digest, layer));
+                Ok(Blob { stat: layers::stat(digest, layer), content: content::open(watch)? })
             },
+            |layer| self.doubt(&Owned::blob(digest, layer)),
         )
     }
 

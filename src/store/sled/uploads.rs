@@ -134,7 +134,8 @@ impl Writing {
             return Err(DigestMismatch { expected: *digest, found }.into());
         }
 
-        let (finished, terms) = state.finished(&self.session, digest)?;
+        let (mut finished, terms) = state.finished(&self.session, digest)?;
+        finished.heals = layers::to_heal(&self.shared.core, digest)?;
         let content = finished.content;
         let outcome = match self.shared.writer.run(terms, move |desk| finished.publish(desk)) {
             Err(error) if in_doubt(&error) => self.look_whether_committed(digest, &content, error),
