@@ -16,14 +16,20 @@ use crate::store::{BlobStat, MountSource};
 
 /// A blob's record, if the repository links it (C9) and its bytes are not known to be bad.
 pub(super) fn find(index: &Index, repository: &RepositoryName, digest: &Digest) -> Result<Layer> {
-    let layer = recorded(index, repository, digest)?;
-    layer.filter(|layer| layer.quarantined_at.is_none()).ok_or_else(|| unknown(repository, digest))
+    look(index, repository, digest).map(|(layer, _)| layer)
 }
 
-/// A blob's record, if the repository links it.
-fn recorded(index: &Index, repository: &RepositoryName, digest: &Digest) -> Result<Option<Layer>> {
-    let linked = index.contains(Tree::Links, &schema::digest_within(repository, digest))?;
-    if linked { index.get::<Layer>(&schema::digest_key(digest)) } else { Ok(None) }
+/// The same with the link.
+pub(super) fn look(index: &Index, repository: &RepositoryName, digest: &Digest) -> Result<(Layer, Link)> {
+    let found = recorded(index, repository, digest)?;
+    found.filter(|(layer, _)| layer.quarantined_at.is_none()).ok_or_else(|| unknown(repository, digest))
+}
+
+/// What is recorded of a blob that the repository links, whatever its bytes are.
+fn recorded(index: &Index, repository: &RepositoryName, digest: &Digest) -> Result<Option<(Layer, Link)>> {
+    let link = index.get::<Link>(&schema::digest_within(repository, digest))?;
+    let layer = if link.is_some() { index.get::<Layer>(&schema::digest_key(digest))? } else { None };
+    Ok(layer.zip(link))
 }
 
 pub(super) fn stat(digest: &Digest, layer: &Layer) -> BlobStat {

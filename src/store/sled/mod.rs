@@ -4,6 +4,7 @@
 
 mod accounts;
 mod clock;
+mod collect;
 mod content;
 mod desk;
 mod discover;
@@ -27,5 +28,6 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use collect::{CollectOptions, Collected, Untagged};
 pub use options::{Durability, Inline, Options};
 pub use store::Sled;

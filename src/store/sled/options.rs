@@ -17,6 +17,7 @@ pub struct Options {
     pub(super) cache_capacity: u64,
     pub(super) writer_silence: Duration,
     pub(super) reserve: u64,
+    pub(super) grace: Duration,
 }
 
 impl Default for Options {
@@ -27,6 +28,7 @@ impl Default for Options {
             cache_capacity: 16 << 20,
             writer_silence: Duration::from_secs(30),
             reserve: 32 << 20,
+            grace: Duration::from_secs(24 * 3600),
         }
     }
 }
@@ -64,6 +66,13 @@ impl Options {
     /// How many bytes of the filesystem pushes leave free, so that deleting still works when it is full. Default: 32 MiB.
     pub const fn reserve(mut self, bytes: u64) -> Self {
         self.reserve = bytes;
+        self
+    }
+
+    /// For how long a blob that no manifest references stays, and may be relied on by who pushed it or was told that it is there
+    /// ([`Sled::collect`]). Default: 24 hours, so that an image may take a day to push.
+    pub const fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
         self
     }
 

@@ -16,8 +16,7 @@ use super::content;
 use super::desk::{Desk, WINDOW};
 use super::index::{Changes, Index};
 use super::schema::{self, Content, Layer, MAX_VALUE, Manifest, Placement, Timestamp, Tree, damaged};
-use super::store::{Core, Shared};
-use super::writer::Terms;
+use super::store::{Core, REMOVE, Shared};
 use crate::error::{Error, Result};
 use crate::oci::{Digest, Hasher, RepositoryName};
 
@@ -194,14 +193,12 @@ pub(super) fn doubt(shared: &Shared, owned: &Owned) -> Result<Option<String>> {
         Reading::Failed(_) | Reading::Good | Reading::Stopped => return Ok(None),
     };
     let marking = owned.clone();
-    if !shared.writer.run(MARK, move |desk| marking.mark(desk))? {
+    if !shared.writer.run(REMOVE, move |desk| marking.mark(desk))? {
         return Ok(None);
     }
     put_aside(shared, owned)?;
     Ok(Some(why))
 }
-
-const MARK: Terms = Terms { durable: true, new_file: false, adds: false };
 
 /// What was bad in memory only is good when it is read from the disk.
 fn forget_pages(core: &Core, owned: &Owned) {
@@ -281,7 +278,7 @@ fn write_out(shared: &Shared, id: Uuid) -> std::io::Result<()> {
 fn remove_chunks(shared: &Shared, owned: &Owned) -> Result<bool> {
     loop {
         let owned = owned.clone();
-        let left = shared.writer.run(MARK, move |desk| {
+        let left = shared.writer.run(REMOVE, move |desk| {
             if owned.quarantined(desk.index())? != Some(true) {
                 return Ok(None);
             }
