@@ -8,13 +8,15 @@
 )]
 
 use std::fs::{self, OpenOptions};
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use sledge::oci::{Manifest, MediaType, Reference, RepositoryName};
-use sledge::store::sled::{Inline, Options, Sled};
-use sledge::store::{Discover, MountSource, Pull, Push, PutManifest, References};
+use sledge::oci::{Digest, Manifest, MediaType, Reference, RepositoryName};
+use sledge::store::sled::{CollectOptions, Inline, Options, Sled, Untagged, VerifyOptions, VerifyReport};
+use sledge::store::{Discover, Manage, MountSource, Pull, Push, PutManifest, References, UploadOptions};
 use sledge::{Error, Registry, Result};
 
 fn noise(length: usize, seed: u64) -> Vec<u8> {
@@ -75,7 +77,7 @@ impl Damage {
 }
 
 /// All that a reader got, and whether it was told that this is the whole.
-fn read(registry: &Registry, repository: &str, digest: &sledge::oci::Digest) -> (Vec<u8>, bool) {
+fn read(registry: &Registry, repository: &str, digest: &Digest) -> (Vec<u8>, bool) {
     let mut found = Vec::new();
     let whole = match registry.repository(repository).unwrap().layers().fetch(digest) {
         Ok(mut layer) => layer.read_to_end(&mut found).is_ok(),
@@ -268,5 +270,116 @@ fn two_readers_of_what_goes_bad_fail_and_the_healed_is_read_by_both() -> Result<
         let (found, whole) = read(&registry, "a", &digest);
         assert!(whole && found == content);
     }
+    Ok(())
+}
+
+/// What happens in a registry all day, by one client.
+fn work(store: &Sled, client: u64, rounds: u64) -> Result<()> {
+    let shared = name("shared");
+    let own = name(&format!("own{client}"));
+    let registry = Registry::over(store.clone());
+    for round in 0..rounds {
+        let seed = client * 1_000_003 + round;
+        for repository in [&shared, &own] {
+            let layers = registry.repository_named(repository.clone()).layers();
+            // Some of it is what others push and delete at the same time.
+            let config = layers.put(&noise(10, round % 5))?;
+            let small = layers.put(&noise(5_000, seed))?;
+            let large = layers.put(&noise(70_000 + usize::try_from(round).unwrap(), round % 3))?;
+            let pointers = [&small, &large].map(|layer| pointer(&layer.digest));
+            let document = serde_json::json!({ "schemaVersion": 2, "config": pointer(&config.digest),
+                "layers": pointers, "annotations": { "seed": seed.to_string() } });
+            let image = Manifest::new(MediaType::OCI_MANIFEST.parse()?, document.to_string().into_bytes());
+            let tags = [format!("t{}", round % 4).parse()?];
+            let put = PutManifest::new().tags(&tags).references(References::MayBeAbsent);
+            store.put_manifest(repository, &image, &put)?;
+            let referrer = serde_json::json!({ "schemaVersion": 2, "manifests": [],
+                "subject": pointer(image.digest()), "annotations": { "x": "y".repeat(20_000) } });
+            let referrer = Manifest::new(MediaType::OCI_INDEX.parse()?, referrer.to_string().into_bytes());
+            store.put_manifest(repository, &referrer, &PutManifest::new())?;
+            let gone = |outcome: Result<()>| match outcome {
+                Err(Error::BlobUnknown { .. } | Error::ManifestUnknown { .. }) => Ok(()),
+                outcome => outcome,
+            };
+            if round % 2 == 0 {
+                gone(store.delete_manifest(repository, image.digest()))?;
+                gone(store.delete_blob(repository, &small.digest))?;
+                gone(store.delete_blob(repository, &large.digest))?;
+            }
+            if round % 3 == 0 {
+                gone(store.delete_tag(repository, &tags[0]))?;
+            }
+            gone(store.mount(&own, &small.digest, &MountSource::Repository(&shared)).map(drop))?;
+            let mut upload = layers.upload(&UploadOptions::new())?;
+            upload.write_all(&noise(30_000, seed)).unwrap();
+            let id = upload.id();
+            upload.suspend()?;
+            if round % 2 == 1 {
+                layers.cancel(id)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn pointer(digest: &Digest) -> serde_json::Value {
+    serde_json::json!({ "mediaType": "application/x", "digest": digest, "size": 1 })
+}
+
+fn verify(store: &Sled) -> VerifyReport {
+    store.verify(&VerifyOptions::new(), &mut |_| ControlFlow::Continue(())).unwrap()
+}
+
+#[test]
+fn nothing_is_found_while_everybody_works() {
+    for inline in [Inline::default(), Inline::UpTo(0), Inline::Everything] {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(folder.path(), inline);
+        let mut verified = 0;
+        std::thread::scope(|threads| {
+            let store = &store;
+            let workers: Vec<_> =
+                (0..8).map(|client| threads.spawn(move || work(store, client, 20))).collect();
+            let mut busy = true;
+            while busy {
+                busy = workers.iter().any(|worker| !worker.is_finished());
+                let report = verify(store);
+                assert!(report.complete && report.is_well(), "{inline:?}: {report}");
+                assert_eq!(report.orphan_count, 0, "{inline:?}: {report}");
+                let options = CollectOptions::new().grace(Duration::ZERO);
+                let options = options.untagged(Untagged::DeleteAfter(Duration::ZERO));
+                store.collect(&options, &mut |_| ControlFlow::Continue(())).unwrap();
+                verified += 1;
+            }
+            for worker in workers {
+                worker.join().unwrap().unwrap();
+            }
+        });
+        assert!(verified > 1);
+        let report = verify(&store);
+        assert!(report.is_well() && report.blobs.ok > 0 && report.manifests.ok > 0, "{report}");
+    }
+}
+
+#[test]
+fn the_references_of_a_deleted_manifest_go_though_its_bytes_are_bad() -> Result<()> {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path(), Inline::UpTo(0));
+    let registry = Registry::over(store.clone());
+    let repository = registry.repository("a")?;
+    let config = repository.layers().put(b"{}")?;
+    let document = serde_json::json!({ "schemaVersion": 2, "layers": [], "config": pointer(&config.digest) });
+    let manifest = Manifest::new(MediaType::OCI_MANIFEST.parse()?, document.to_string().into_bytes());
+    repository.manifests().put(&manifest, &[])?;
+    for file in files(folder.path(), "content") {
+        if fs::read(&file).unwrap() == **manifest.bytes() {
+            Damage::Flipped(3).strike(&file);
+        }
+    }
+    assert!(store.manifest(repository.name(), &Reference::Digest(*manifest.digest())).is_err());
+    repository.manifests().delete(manifest.digest())?;
+    drop((store, registry, repository));
+    let report = verify(&open(folder.path(), Inline::UpTo(0)));
+    assert!(report.is_well() && report.orphan_count == 0, "{report}");
     Ok(())
 }

@@ -22,6 +22,7 @@ mod sessions;
 mod staged;
 mod store;
 mod uploads;
+mod verify;
 mod watch;
 mod writer;
 
@@ -31,3 +32,4 @@ mod tests;
 pub use collect::{CollectOptions, Collected, Untagged};
 pub use options::{Durability, Inline, Options};
 pub use store::Sled;
+pub use verify::{BadContent, Fault, FaultKind, Orphan, Read, VerifyOptions, VerifyProgress, VerifyReport};

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use crossbeam::sync::ShardedLock;
 use uuid::Uuid;
@@ -52,6 +53,7 @@ pub(super) struct Core {
     pub(super) options: Options,
     pub(super) clock: Clock,
     pub(super) seen: Seen,
+    pub(super) verifying: AtomicBool,
     /// Tells this boot of the machine from others, where the system says.
     pub(super) boot: Option<Uuid>,
 }
@@ -97,6 +99,7 @@ impl Sled {
         let core = Arc::new(Core {
             clock,
             seen: Seen::default(),
+            verifying: AtomicBool::new(false),
             index: ShardedLock::new(Some(index)),
             location,
             folder,
