@@ -148,8 +148,10 @@ fn added(tree: Tree, key: Vec<u8>) -> Damage {
     })
 }
 
-/// Damage, what it is found as and where, and whether a repair makes it good.
-fn damages(scene: &Scene) -> Vec<(&'static str, Damage, Vec<(Tree, FaultKind)>, bool)> {
+/// What is damaged, how, what that is found as and where, and whether a repair makes it good.
+type Case = (&'static str, Damage, Vec<(Tree, FaultKind)>, bool);
+
+fn damages(scene: &Scene) -> Vec<Case> {
     let (a, c) = (name("a/b"), name("c"));
     let nobody = Algorithm::Sha256.digest(b"nobody");
     let (config, loose, image, referrer) = (scene.config, scene.loose, scene.image, scene.referrer);

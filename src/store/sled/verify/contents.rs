@@ -44,26 +44,26 @@ impl Run<'_> {
         loop {
             let page = page(self.core(), tree, Some(after.as_slice()).filter(|after| !after.is_empty()))?;
             if page.is_empty() {
-                return self.note(place(&after));
+                return self.note(place(&after).as_ref());
             }
             for (key, value) in page {
                 // What cannot be read is a record's fault and is reported with the records.
                 if let Ok((owned, quarantined)) = owned(tree, &key, &value) {
                     let outcome = self.content(tree, &owned, quarantined);
                     if outcome.is_err() {
-                        self.note(place(&after))?;
+                        self.note(place(&after).as_ref())?;
                     }
                     outcome?;
                 }
                 after = key;
                 if self.at.bytes - noted_at >= NOTE_BYTES {
                     noted_at = self.at.bytes;
-                    self.note(place(&after))?;
+                    self.note(place(&after).as_ref())?;
                 }
             }
             pages += 1;
             if pages % NOTE_PAGES == 0 {
-                self.note(place(&after))?;
+                self.note(place(&after).as_ref())?;
             }
         }
     }
@@ -124,9 +124,9 @@ impl Run<'_> {
 
     /// Writes down where it stands, or that it came to its end. Nothing depends on it: where that is refused, the next
     /// verification reads some content again.
-    pub(super) fn note(&mut self, place: Option<Verifying>) -> Step {
+    pub(super) fn note(&self, place: Option<&Verifying>) -> Step {
         let mut changes = Changes::new();
-        match &place {
+        match place {
             Some(place) => changes.set(VERIFYING_KEY.to_vec(), place)?,
             None => changes.remove(Verifying::TREE, VERIFYING_KEY.to_vec()),
         }

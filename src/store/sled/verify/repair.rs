@@ -47,7 +47,7 @@ pub(super) fn repair(
                 let since = desk.index().get::<Link>(key)?.and_then(|link| link.unreferenced_since);
                 match since {
                     Some(_) => {
-                        keep::move_candidate(&mut changes, Kept::Link, None, since, &repository, &digest)
+                        keep::move_candidate(&mut changes, Kept::Link, None, since, &repository, &digest);
                     }
                     None => keep::stamp_link(desk, &mut changes, &repository, &digest)?,
                 }
