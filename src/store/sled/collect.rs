@@ -17,11 +17,13 @@ use super::index::{Changes, Index};
 use super::keep;
 use super::layers;
 use super::manifests;
+use super::retain::{self, Retention};
 use super::schema::{self, Kept, Layer, Link, Manifest, Tree, Upload, Uptime};
 use super::store::{REMOVE, Shared, Sled};
 use super::uploads;
 use crate::error::{Error, Result};
 use crate::oci::{Digest, RepositoryName};
+use crate::store::Pinned;
 
 /// How many candidates are read at a time.
 const PAGE: usize = 256;
@@ -32,13 +34,14 @@ const BATCH: usize = 32;
 /// What one collection does.
 ///
 /// Times are those during which the store was open: they do not pass while it is closed, and no clock that jumps moves them.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 #[must_use = "options do nothing until `Sled::collect`"]
 pub struct CollectOptions {
     dry_run: bool,
     grace: Option<Duration>,
     untagged: Untagged,
     uploads_after: Duration,
+    retention: Vec<Retention>,
 }
 
 impl Default for CollectOptions {
@@ -48,6 +51,7 @@ impl Default for CollectOptions {
             grace: None,
             untagged: Untagged::Keep,
             uploads_after: Duration::from_secs(7 * 24 * 3600),
+            retention: Vec::new(),
         }
     }
 }
@@ -82,6 +86,12 @@ impl CollectOptions {
         self.uploads_after = silence;
         self
     }
+
+    /// Adds a rule for tags. The first that names a repository is the one for it. Default: no tag goes.
+    pub fn retention(mut self, rule: Retention) -> Self {
+        self.retention.push(rule);
+        self
+    }
 }
 
 /// What becomes of manifests without a tag. The children of an index and the referrers of a manifest that is there are kept by
@@ -102,6 +112,8 @@ pub enum Untagged {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Collected {
+    /// Tags that no rule kept.
+    pub tags: u64,
     /// Upload sessions that were silent for too long.
     pub uploads: u64,
     /// Manifests that nothing kept.
@@ -120,10 +132,10 @@ pub struct Collected {
 
 impl fmt::Display for Collected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { uploads, manifests, links, blobs, bytes, damaged, .. } = self;
+        let Self { tags, uploads, manifests, links, blobs, bytes, damaged, .. } = self;
         write!(
             f,
-            "{manifests} manifests, {links} links, {blobs} blobs and {uploads} upload sessions, {bytes} bytes"
+            "{tags} tags, {manifests} manifests, {links} links, {blobs} blobs and {uploads} upload sessions, {bytes} bytes"
         )?;
         if *damaged > 0 { write!(f, "; {damaged} with damaged records left alone") } else { Ok(()) }
     }
@@ -131,6 +143,7 @@ impl fmt::Display for Collected {
 
 impl std::ops::AddAssign for Collected {
     fn add_assign(&mut self, other: Self) {
+        self.tags += other.tags;
         self.uploads += other.uploads;
         self.manifests += other.manifests;
         self.links += other.links;
@@ -145,7 +158,7 @@ impl Sled {
     /// Removes what nothing keeps and what nobody goes on with. Others push, pull and delete meanwhile; what they were told is
     /// there stays for the grace time.
     ///
-    /// It costs as much as there is to remove, and a look at every upload session. `progress` is told after each step, and can
+    /// It costs as much as there is to remove, a look at every upload session, and with rules for tags a look at these. `progress` is told after each step, and can
     /// end it there: what was removed is removed.
     ///
     /// # Errors
@@ -161,13 +174,16 @@ impl Sled {
         let shared = &self.0;
         let grace = options.grace.unwrap_or(shared.core.options.grace);
         let mut run = Run { shared, dry_run: options.dry_run, progress, so_far: Collected::default() };
-        let outcome = run.uploads(options.uploads_after).and_then(|go_on| match (go_on, options.untagged) {
-            (ControlFlow::Continue(()), Untagged::DeleteAfter(age)) => {
-                run.candidates(Kept::Manifest, age.max(grace))
-            }
-            (go_on, _) => Ok(go_on),
-        });
-        if outcome?.is_continue() {
+        let mut go_on = run.uploads(options.uploads_after)?;
+        if go_on.is_continue() && !options.retention.is_empty() {
+            go_on = run.tags(&options.retention)?;
+        }
+        if go_on.is_continue()
+            && let Untagged::DeleteAfter(age) = options.untagged
+        {
+            go_on = run.candidates(Kept::Manifest, age.max(grace))?;
+        }
+        if go_on.is_continue() {
             // Whether it was ended early is the caller's to know.
             let _ = run.candidates(Kept::Link, grace)?;
         }
@@ -221,6 +237,23 @@ impl Run<'_> {
                         let bytes = if expired { upload.current.offset } else { 0 };
                         Ok(Collected { uploads: expired.into(), bytes, ..Collected::default() })
                     });
+                if self.add(passing_over(found)?).is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
+        }
+    }
+
+    /// Removes tags that no rule keeps.
+    fn tags(&mut self, rules: &[Retention]) -> Result<ControlFlow<()>> {
+        let mut after = None;
+        loop {
+            let page = retain::repositories(&self.shared.core, after.as_ref())?;
+            let Some(last) = page.last() else { return Ok(ControlFlow::Continue(())) };
+            after = Some(last.clone());
+            for repository in &page {
+                let Some(rule) = rules.iter().find(|rule| rule.admits(repository)) else { continue };
+                let found = retain::apply(self.shared, rule, repository, self.dry_run);
                 if self.add(passing_over(found)?).is_break() {
                     return Ok(ControlFlow::Break(()));
                 }
@@ -333,7 +366,7 @@ impl Candidate {
                     let key = schema::digest_within(&self.repository, &self.digest);
                     let size =
                         desk.index().get::<Manifest>(&key)?.map_or(0, |manifest| manifest.content.size);
-                    manifests::delete(desk, &self.repository, &self.digest)?;
+                    manifests::delete(desk, &self.repository, &self.digest, &Pinned::none())?;
                     found.manifests = 1;
                     found.bytes = size;
                 }

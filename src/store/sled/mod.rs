@@ -16,6 +16,7 @@ mod leftovers;
 mod manifests;
 mod map;
 mod options;
+mod retain;
 mod schema;
 mod sessions;
 mod staged;
@@ -28,4 +29,5 @@ mod tests;
 
 pub use collect::{CollectOptions, Collected, Untagged};
 pub use options::{Durability, Inline, Options};
+pub use retain::{MOST_KEPT_LAST, Retention};
 pub use store::Sled;
