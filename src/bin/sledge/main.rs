@@ -1,7 +1,10 @@
 //! The registry in a single binary.
 
+mod control;
+mod operation;
 mod printer;
 mod serve;
+mod snapshot;
 
 use std::io;
 use std::process::ExitCode;
@@ -21,6 +24,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Serve(serve::Serve),
+    Snapshot(snapshot::Snapshot),
 }
 
 fn main() -> ExitCode {
@@ -47,6 +51,7 @@ fn run(printer: Printer) -> Result<ExitCode, Failure> {
     };
     match arguments.command {
         Command::Serve(serve) => serve.run(printer)?,
+        Command::Snapshot(snapshot) => snapshot.run(printer)?,
     }
     Ok(ExitCode::SUCCESS)
 }

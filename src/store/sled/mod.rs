@@ -3,20 +3,25 @@
 //! DESIGN.md argues the rules (D1 to D9) that the code in here refers to.
 
 mod accounts;
+mod carry;
 mod clock;
 mod content;
 mod desk;
 mod discover;
 mod folder;
 mod index;
+mod journal;
 mod keep;
 mod layers;
 mod leftovers;
 mod manifests;
 mod map;
 mod options;
+mod progress;
+mod rewrite;
 mod schema;
 mod sessions;
+mod snapshot;
 mod staged;
 mod store;
 mod uploads;
@@ -25,5 +30,8 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use carry::{BadContent, Carried, Files};
 pub use options::{Durability, Inline, Options};
+pub use progress::{Progress, Watch};
+pub use snapshot::{SnapshotOptions, SnapshotReport};
 pub use store::Sled;
