@@ -8,128 +8,22 @@
     reason = "a test stops at the first surprise, and says what it measured"
 )]
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
 use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
-use sledge::oci::{Algorithm, Digest, Manifest, MediaType, Reference, RepositoryName, Tag};
-use sledge::store::sled::{Options, Progress, Sled, SnapshotOptions, SnapshotReport};
-use sledge::store::{Condition, Discover, Manage, Pull, Push, PutManifest, UploadOptions};
-use sledge::{Error, Result};
+use sledge::Error;
+use sledge::oci::{Manifest, Tag};
+use sledge::store::sled::{Progress, SnapshotOptions};
+use sledge::store::{Condition, Manage, Push, UploadOptions};
 
-fn name(text: &str) -> RepositoryName {
-    text.parse().unwrap()
-}
+use crate::images::{check_whole, content, image, name, number, on, open, push, put, read, snapshot, tag};
 
-fn tag(text: &str) -> Tag {
-    text.parse().unwrap()
-}
-
-fn open(folder: &Path) -> Sled {
-    Options::new().reserve(0).open(folder).unwrap()
-}
-
-fn on(_: &Progress) -> ControlFlow<()> {
-    ControlFlow::Continue(())
-}
-
-fn snapshot(store: &Sled, folder: &Path) -> SnapshotReport {
-    store.snapshot(folder, &SnapshotOptions::new(), &mut on).unwrap()
-}
-
-fn push(store: &Sled, repository: &RepositoryName, content: &[u8]) -> Digest {
-    let digest = Algorithm::Sha256.digest(content);
-    let mut upload = store.start_upload(repository, &UploadOptions::new()).unwrap();
-    upload.write_all(content).unwrap();
-    upload.commit(&digest).unwrap();
-    digest
-}
-
-/// An image of a config and a layer, told apart by its number; its layer is in a file.
-fn image(store: &Sled, repository: &RepositoryName, who: &str, number: u64) -> Manifest {
-    let config = format!("{{\"who\":{who:?},\"number\":{number}}}");
-    let layer = format!("layer {who} {number} ").repeat(2500).into_bytes();
-    push(store, repository, config.as_bytes());
-    push(store, repository, &layer);
-    let pointer = |kind: &str, content: &[u8]| serde_json::json!({ "mediaType": kind, "digest": Algorithm::Sha256.digest(content), "size": content.len() });
-    let document = serde_json::json!({
-        "schemaVersion": 2,
-        "config": pointer("application/vnd.oci.image.config.v1+json", config.as_bytes()),
-        "layers": [pointer("application/vnd.oci.image.layer.v1.tar", &layer)],
-        "annotations": { "number": number.to_string() },
-    });
-    Manifest::new(MediaType::OCI_MANIFEST.parse().unwrap(), document.to_string().into_bytes())
-}
-
-fn put(store: &Sled, repository: &RepositoryName, manifest: &Manifest, tags: &[Tag]) {
-    store.put_manifest(repository, manifest, &PutManifest::new().tags(tags)).unwrap();
-}
-
-/// The number of the image that a tag points at.
-fn number(store: &Sled, repository: &RepositoryName, tag: &Tag) -> Option<u64> {
-    let manifest = match store.manifest(repository, &Reference::Tag(tag.clone())) {
-        Err(Error::ManifestUnknown { .. }) => return None,
-        manifest => manifest.unwrap(),
-    };
-    let document: serde_json::Value = serde_json::from_slice(manifest.bytes()).unwrap();
-    Some(document["annotations"]["number"].as_str().unwrap().parse().unwrap())
-}
-
-fn read(store: &Sled, repository: &RepositoryName, digest: &Digest) -> Result<Vec<u8>> {
-    let blob = store.blob(repository, digest)?;
-    let mut bytes = vec![0; usize::try_from(blob.stat.size).unwrap()];
-    blob.content
-        .read_at(0, &mut bytes)
-        .map_err(|source| Error::Io { doing: "reading".to_owned(), source })?;
-    Ok(bytes)
-}
-
-/// Reads every manifest, its blobs and every tag of every repository; how many manifests there are.
-fn check_whole(store: &Sled) -> usize {
-    let mut manifests = 0;
-    for repository in store.repositories(None, 1000).unwrap().items {
-        let mut after = None;
-        loop {
-            let page = store.manifests(&repository, after.as_ref(), 1000).unwrap();
-            for descriptor in &page.items {
-                let manifest = store.manifest(&repository, &Reference::Digest(descriptor.digest)).unwrap();
-                for reference in manifest.contents().unwrap().references {
-                    let bytes = read(store, &repository, &reference.digest).unwrap_or_else(|error| {
-                        panic!("{} of {}: {error}", reference.digest, descriptor.digest)
-                    });
-                    assert_eq!(Algorithm::Sha256.digest(&bytes), reference.digest);
-                }
-                manifests += 1;
-            }
-            if !page.more {
-                break;
-            }
-            after = page.items.last().map(|descriptor| descriptor.digest);
-        }
-        let mut after = None;
-        loop {
-            let page = store.tags(&repository, after.as_ref(), 1000).unwrap();
-            for tagged in &page.items {
-                store.resolve(&repository, &Reference::Tag(tagged.tag.clone())).unwrap();
-            }
-            if !page.more {
-                break;
-            }
-            after = page.items.last().map(|tagged| tagged.tag.clone());
-        }
-    }
-    manifests
-}
-
-fn content(folder: &Path) -> BTreeMap<PathBuf, u64> {
-    let entries = fs::read_dir(folder.join("content")).unwrap().map(|entry| entry.unwrap());
-    entries.map(|entry| (entry.file_name().into(), entry.metadata().unwrap().ino())).collect()
-}
+mod images;
 
 #[test]
 fn a_snapshot_of_a_store_in_use_is_the_state_at_one_moment() {

@@ -1,8 +1,10 @@
 //! The registry in a single binary.
 
+mod compact;
 mod control;
 mod operation;
 mod printer;
+mod restore;
 mod serve;
 mod snapshot;
 
@@ -25,6 +27,8 @@ struct Arguments {
 enum Command {
     Serve(serve::Serve),
     Snapshot(snapshot::Snapshot),
+    Restore(restore::Restore),
+    Compact(compact::Compact),
 }
 
 fn main() -> ExitCode {
@@ -52,6 +56,8 @@ fn run(printer: Printer) -> Result<ExitCode, Failure> {
     match arguments.command {
         Command::Serve(serve) => serve.run(printer)?,
         Command::Snapshot(snapshot) => snapshot.run(printer)?,
+        Command::Restore(restore) => restore.run(printer)?,
+        Command::Compact(compact) => compact.run(printer)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -60,6 +60,7 @@ impl Folder {
         }
         let lock = lock(&path)?;
         check_filled(&path)?;
+        put_back(&path).map_err(Error::io(format!("putting the index back in {}", path.display())))?;
         // Again, now that nobody else can be making one.
         match read_format(&path)? {
             Some(found) if found == FORMAT.to_string() => {
@@ -186,6 +187,16 @@ pub(super) fn lock(path: &Path) -> Result<File> {
     }
 }
 
+/// Whether there is a finished store of this version's format, which is not to be changed.
+pub(super) fn check_format(path: &Path) -> Result<()> {
+    match read_format(path)? {
+        Some(found) if found == FORMAT.to_string() => Ok(()),
+        Some(found) => Err(Error::FormatVersion { path: path.to_owned(), found, supported: FORMAT }),
+        None if path.join(CONTENT).exists() => Err(no_index(path)),
+        None => Err(Error::NoStore(path.to_owned())),
+    }
+}
+
 /// `None` where no store was finished: its index is what is renamed into place last.
 fn read_format(path: &Path) -> Result<Option<String>> {
     let file = path.join(FORMAT_FILE);
@@ -198,7 +209,6 @@ fn read_format(path: &Path) -> Result<Option<String>> {
     }
     match text.strip_prefix(FORMAT_WORDS) {
         Some(found) if found.trim() == FORMAT.to_string() => {
-            put_back(path).map_err(Error::io(format!("putting the index back in {}", path.display())))?;
             Ok(path.join(INDEX).exists().then(|| found.trim().to_owned()))
         }
         Some(found) => Ok(Some(found.trim().to_owned())),

@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 const PAGE: usize = 256;
 
 /// The memory that it takes, about.
-const CACHE: u64 = 16 << 20;
+pub(super) const CACHE: u64 = 16 << 20;
 
 /// An index that is being made.
 pub(super) struct Rewrite {
@@ -38,6 +38,11 @@ impl Rewrite {
             }
             _ => {}
         }
+        Ok(Self { path: path.to_owned(), index: Index::open(path, CACHE)? })
+    }
+
+    /// Goes on with an index that was copied here as files.
+    pub(super) fn adopt(path: &Path) -> Result<Self> {
         Ok(Self { path: path.to_owned(), index: Index::open(path, CACHE)? })
     }
 

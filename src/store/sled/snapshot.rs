@@ -10,7 +10,6 @@
 //! being prepared or removed, is swept out of it by opening it once as the store that it is to be.
 
 use std::fs::{self, File};
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -18,8 +17,9 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::carry::{Carried, Carrier, Share, content_of};
-use super::folder::{self, Folder};
+use super::folder;
 use super::journal::{self, Journal};
+use super::making::Beside;
 use super::options::Options;
 use super::progress::{Steps, Watch};
 use super::rewrite::{self, Rewrite};
@@ -102,7 +102,7 @@ fn take(
     let begun = Instant::now();
     let core = &shared.core;
     let since = options.since.as_deref().map(earlier).transpose()?;
-    let target = Target::prepare(folder, core.folder.path())?;
+    let mut target = Beside::prepare(folder, core.folder.path())?;
     let hold = Hold::begin(&shared.writer, Journal::create(&target.path.join(JOURNAL))?)?;
 
     let new = Rewrite::begin(&target.path.join(folder::NEW_INDEX))?;
@@ -126,7 +126,9 @@ fn take(
     drop(hold);
     let files = carrier.finish()?;
     new.finish()?;
-    target.finish(options_of_a_copy())?;
+    // Dropping the store finishes what is to be removed, and what that did is durable.
+    drop(target.open(options_of_a_copy())?);
+    target.finish()?;
     Ok(SnapshotReport { folder: folder.to_owned(), records, changes, files, held, took: begun.elapsed() })
 }
 
@@ -248,98 +250,4 @@ impl Drop for Hold<'_> {
             Ok(())
         });
     }
-}
-
-/// The folder in which a snapshot is made, beside the one that it is to be.
-struct Target {
-    path: PathBuf,
-    folder: PathBuf,
-    /// `None` when the folder has its name.
-    lock: Option<File>,
-}
-
-impl Target {
-    fn prepare(folder: &Path, store: &Path) -> Result<Self> {
-        let shown = folder.display().to_string();
-        let failed = |error| Error::io(format!("making the snapshot {shown}"))(error);
-        let folder = std::path::absolute(folder).map_err(failed)?;
-        let (Some(parent), Some(name)) = (folder.parent(), folder.file_name()) else {
-            return Err(Error::Unsupported(format!("{shown} is no place for a snapshot: name a new folder")));
-        };
-        folder::make_folder(parent).map_err(failed)?;
-        let parent = parent.canonicalize().map_err(failed)?;
-        if parent.starts_with(store) {
-            return Err(Error::Unsupported(format!(
-                "{shown} is inside the store's own folder: name a folder outside of it"
-            )));
-        }
-        let folder = parent.join(name);
-        check_vacant(&folder)?;
-
-        let mut unfinished = name.to_owned();
-        unfinished.push(".unfinished");
-        let path = parent.join(unfinished);
-        fs::create_dir_all(&path).map_err(failed)?;
-        let lock = folder::lock(&path)?;
-        clear(&path)?;
-        fs::create_dir(content_of(&path)).map_err(failed)?;
-        Ok(Self { path, folder, lock: Some(lock) })
-    }
-
-    /// Sweeps the copy, whose records and files are all there and durable, and gives it its name.
-    fn finish(mut self, options: Options) -> Result<()> {
-        let failed = |error| Error::io(format!("making the snapshot {}", self.folder.display()))(error);
-        folder::write_format(&self.path).and_then(|()| folder::publish(&self.path)).map_err(failed)?;
-        if let Some(lock) = self.lock.take() {
-            // Dropping the store finishes what is to be removed, and what opening it did is durable with that.
-            drop(Sled::over(Folder::over(self.path.clone(), lock)?, options)?);
-        }
-        folder::sync_tree(&self.path.join(folder::INDEX)).map_err(failed)?;
-        check_vacant(&self.folder)?;
-        fs::rename(&self.path, &self.folder).map_err(failed)?;
-        self.folder.parent().map_or(Ok(()), folder::sync_folder).map_err(failed)
-    }
-}
-
-impl Drop for Target {
-    fn drop(&mut self) {
-        if self.lock.is_some() {
-            // Where that fails, the next snapshot does it.
-            let _ = fs::remove_dir_all(&self.path);
-        }
-    }
-}
-
-fn check_vacant(folder: &Path) -> Result<()> {
-    let failed = |error| Error::io(format!("listing {}", folder.display()))(error);
-    let first = match fs::read_dir(folder) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        entries => entries.map_err(failed)?.next().transpose().map_err(failed)?,
-    };
-    match first {
-        Some(found) => Err(Error::NotAStore {
-            path: folder.to_owned(),
-            found: found.file_name().to_string_lossy().into_owned(),
-        }),
-        None => Ok(()),
-    }
-}
-
-/// Empties a folder of what an unfinished snapshot is made of. Anything else in it is somebody's.
-fn clear(path: &Path) -> Result<()> {
-    let failed = |error| Error::io(format!("clearing {}", path.display()))(error);
-    let ours = [folder::FORMAT_FILE, folder::INDEX, folder::CONTENT, folder::LOCK_FILE];
-    let mut found = Vec::new();
-    for entry in fs::read_dir(path).map_err(failed)? {
-        let name = entry.map_err(failed)?.file_name().to_string_lossy().into_owned();
-        if !ours.contains(&name.as_str()) && !name.starts_with("unfinished-") {
-            return Err(Error::NotAStore { path: path.to_owned(), found: name });
-        }
-        found.push(name);
-    }
-    for name in found.iter().filter(|name| *name != folder::LOCK_FILE) {
-        let entry = path.join(name);
-        if entry.is_dir() { fs::remove_dir_all(&entry) } else { fs::remove_file(&entry) }.map_err(failed)?;
-    }
-    Ok(())
 }
