@@ -8,9 +8,11 @@
 
 use super::desk::Desk;
 use super::index::{Changes, Index};
+use super::layers;
+use super::manifests;
 use super::schema::{self, Kept, Link, Manifest, Tree, Uptime};
 use crate::error::Result;
-use crate::oci::{Digest, RepositoryName};
+use crate::oci::{Digest, Reference, RepositoryName};
 
 /// Whether a manifest references the link, or an index the manifest.
 fn is_referenced(index: &Index, repository: &RepositoryName, digest: &Digest) -> Result<bool> {
@@ -78,6 +80,28 @@ pub(super) fn stamp_manifest(
     changes.set(key, &Manifest { unkept_since: Some(desk.now()), ..manifest })?;
     move_candidate(changes, Kept::Manifest, before, Some(desk.now()), repository, digest);
     Ok(())
+}
+
+/// Begins the time anew of what nothing keeps, for somebody who was told that it is there. Runs on the writer's thread: collection
+/// was here before, and it is gone, or comes later, and leaves it.
+pub(super) fn renew(
+    desk: &mut Desk<'_>,
+    kind: Kept,
+    repository: &RepositoryName,
+    digest: &Digest,
+) -> Result<()> {
+    let mut changes = Changes::new();
+    match kind {
+        Kept::Link => {
+            layers::find(desk.index(), repository, digest)?;
+            stamp_link(desk, &mut changes, repository, digest)?;
+        }
+        Kept::Manifest => {
+            manifests::find(desk.index(), repository, &Reference::Digest(*digest))?;
+            stamp_manifest(desk, &mut changes, repository, digest)?;
+        }
+    }
+    desk.apply(&changes)
 }
 
 /// Adds to `changes` that a candidate's place is another one, or none any more. The record is the caller's to write.

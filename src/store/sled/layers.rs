@@ -15,9 +15,13 @@ use crate::store::{BlobStat, MountSource};
 
 /// A blob's record, if the repository links it (C9).
 pub(super) fn find(index: &Index, repository: &RepositoryName, digest: &Digest) -> Result<Layer> {
-    let linked = index.contains(Tree::Links, &schema::digest_within(repository, digest))?;
-    let layer = if linked { index.get::<Layer>(&schema::digest_key(digest))? } else { None };
-    layer.ok_or_else(|| unknown(repository, digest))
+    look(index, repository, digest).map(|(layer, _)| layer)
+}
+
+pub(super) fn look(index: &Index, repository: &RepositoryName, digest: &Digest) -> Result<(Layer, Link)> {
+    let link = index.get::<Link>(&schema::digest_within(repository, digest))?;
+    let layer = if link.is_some() { index.get::<Layer>(&schema::digest_key(digest))? } else { None };
+    layer.zip(link).ok_or_else(|| unknown(repository, digest))
 }
 
 pub(super) fn stat(digest: &Digest, layer: &Layer) -> BlobStat {

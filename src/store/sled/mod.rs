@@ -5,6 +5,7 @@
 mod accounts;
 mod carry;
 mod clock;
+mod collect;
 mod compact;
 mod content;
 mod desk;
@@ -34,6 +35,7 @@ mod writer;
 mod tests;
 
 pub use carry::{BadContent, Carried, Files};
+pub use collect::{CollectOptions, Collected, Untagged};
 pub use compact::{CompactReport, compact};
 pub use options::{Durability, Inline, Options};
 pub use progress::{Progress, Watch};

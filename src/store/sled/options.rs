@@ -18,6 +18,7 @@ pub struct Options {
     pub(super) writer_silence: Duration,
     pub(super) reserve: u64,
     pub(super) create: bool,
+    pub(super) grace: Duration,
 }
 
 impl Default for Options {
@@ -29,6 +30,7 @@ impl Default for Options {
             writer_silence: Duration::from_secs(30),
             reserve: 32 << 20,
             create: true,
+            grace: Duration::from_secs(24 * 3600),
         }
     }
 }
@@ -72,6 +74,13 @@ impl Options {
     /// Whether a store is made where the folder is absent or empty; if not, that is an error. Default: yes.
     pub const fn create(mut self, create: bool) -> Self {
         self.create = create;
+        self
+    }
+
+    /// For how long a blob that no manifest references stays, and may be relied on by who pushed it or was told that it is there
+    /// ([`Sled::collect`]). Default: 24 hours, so that an image may take a day to push.
+    pub const fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
         self
     }
 

@@ -486,6 +486,11 @@ pub(super) fn id_key(id: Uuid) -> Vec<u8> {
     id.as_bytes().to_vec()
 }
 
+/// The session in a key in `uploads-1`.
+pub(super) fn session_of_key(key: &[u8]) -> Result<Uuid> {
+    Uuid::from_slice(key).map_err(|_| damaged_key(Tree::Uploads))
+}
+
 pub(super) fn chunk_key(content: Uuid, number: u32) -> Vec<u8> {
     let mut key = id_key(content);
     key.extend_from_slice(&number.to_be_bytes());

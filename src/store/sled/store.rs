@@ -12,11 +12,12 @@ use super::content;
 use super::discover;
 use super::folder::Folder;
 use super::index::{Index, Location};
+use super::keep;
 use super::layers;
 use super::leftovers;
 use super::manifests;
 use super::options::Options;
-use super::schema::{self, damaged};
+use super::schema::{self, Kept, Uptime, damaged};
 use super::sessions::Sessions;
 use super::writer::{Terms, Writer};
 use super::{staged, uploads};
@@ -107,6 +108,24 @@ impl Sled {
         Ok(Self(Arc::new(Shared { writer, sessions: Sessions::new(silence), core })))
     }
 
+    /// Somebody is told that something is there and need not be pushed. Where nothing keeps it yet, it must stay long enough for
+    /// a manifest to follow, so its grace time begins anew, before the answer. Not each time: half of it is enough.
+    fn renew(
+        &self,
+        kind: Kept,
+        stamp: Option<Uptime>,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<()> {
+        let core = &self.0.core;
+        let Some(since) = stamp else { return Ok(()) };
+        if core.clock.now().since(since) <= core.options.grace / 2 {
+            return Ok(());
+        }
+        let (repository, digest) = (repository.clone(), *digest);
+        self.0.writer.run(REMOVE, move |desk| keep::renew(desk, kind, &repository, &digest))
+    }
+
     /// The manifest's record and the digest that the reference stands for.
     fn find(&self, repository: &RepositoryName, reference: &Reference) -> Result<(Digest, schema::Manifest)> {
         self.0.core.read(|index| manifests::find(index, repository, reference))
@@ -157,6 +176,9 @@ impl Pull for Sled {
 
     fn resolve(&self, repository: &RepositoryName, reference: &Reference) -> Result<Descriptor> {
         let (digest, record) = self.find(repository, reference)?;
+        if matches!(reference, Reference::Digest(_)) {
+            self.renew(Kept::Manifest, record.unkept_since, repository, &digest)?;
+        }
         manifests::descriptor(digest, &record)
     }
 
@@ -171,7 +193,8 @@ impl Pull for Sled {
     }
 
     fn stat(&self, repository: &RepositoryName, digest: &Digest) -> Result<BlobStat> {
-        let layer = self.0.core.read(|index| layers::find(index, repository, digest))?;
+        let (layer, link) = self.0.core.read(|index| layers::look(index, repository, digest))?;
+        self.renew(Kept::Link, link.unreferenced_since, repository, digest)?;
         Ok(layers::stat(digest, &layer))
     }
 }
@@ -180,7 +203,7 @@ impl Pull for Sled {
 const ADD: Terms = Terms { durable: true, new_file: false, adds: true };
 
 /// Removing something, which must work on a full disk.
-const REMOVE: Terms = Terms { durable: true, new_file: false, adds: false };
+pub(super) const REMOVE: Terms = Terms { durable: true, new_file: false, adds: false };
 
 impl Push for Sled {
     fn put_manifest(

@@ -2,12 +2,12 @@
 
 use std::io::{self, ErrorKind, Write};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use uuid::Uuid;
 
 use super::layers;
-use super::schema::{self, Content, Layer};
+use super::schema::{self, Content, Layer, Upload as Record};
 use super::sessions::Session;
 use super::staged::{State, check_space, discard_recorded, in_doubt, record_of, standing};
 use super::store::Shared;
@@ -64,6 +64,27 @@ pub(super) fn cancel(shared: &Shared, repository: &RepositoryName, id: Uuid) -> 
         held.state = None;
         Ok(())
     })
+}
+
+/// Ends a session that has been silent for so long, unless somebody has it in hand or has gone on with it; whether it did.
+pub(super) fn expire(shared: &Shared, id: Uuid, record: &Record, silence: Duration) -> Result<bool> {
+    let repository: RepositoryName = record.repository.parse()?;
+    let mut expired = false;
+    shared.sessions.end(&repository, id, |_, held| {
+        if held.state.is_some() {
+            return Ok(());
+        }
+        match record_of(&shared.core, &repository, id) {
+            Ok(record) if shared.core.clock.now().since(record.updated_at) >= silence => {
+                discard_recorded(shared, id, &record)?;
+                expired = true;
+                Ok(())
+            }
+            Ok(_) | Err(Error::UploadUnknown { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    })?;
+    Ok(expired)
 }
 
 /// A session in the hands of its writer.

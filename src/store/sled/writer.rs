@@ -22,6 +22,9 @@ const GROUP: usize = 1024;
 /// What the filesystem must have left for the index to take back or remove something: two of sled's segments.
 const ROOM_TO_REMOVE: u64 = 8 << 20;
 
+/// How much retired content may wait for the writer to have nothing else to do. Where that never comes, the disk would fill with it.
+const RETIRED_AT_MOST: usize = 64;
+
 /// What must be true before a piece of work is answered, and done.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Terms {
@@ -187,7 +190,11 @@ impl Thread {
     }
 
     fn next(&self) -> Next {
-        if !self.state.retired.is_empty() && self.state.copying.holds == 0 {
+        let may_sweep = self.state.copying.holds == 0;
+        if may_sweep && self.state.retired.len() >= RETIRED_AT_MOST {
+            return Next::Sweep;
+        }
+        if may_sweep && !self.state.retired.is_empty() {
             return self.waiting.try_recv().map_or(Next::Sweep, Next::Work);
         }
         let due = self.state.due.unwrap_or(self.state.uptime_due);

@@ -1,0 +1,410 @@
+//! Collection: removing what nothing keeps, while the store is in use.
+//!
+//! There is no mark phase and no time in which anybody must wait. Who abandoned what is written among the candidates
+//! ([`keep`](super::keep)); collection takes those whose time has passed, a few in each piece of the writer's work, and looks
+//! again there, where nothing can come in between: what was referenced or pushed again meanwhile stays.
+
+use std::fmt;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::accounts::Others;
+use super::desk::Desk;
+use super::index::{Changes, Index};
+use super::keep;
+use super::layers;
+use super::manifests;
+use super::schema::{self, Kept, Layer, Link, Manifest, Tree, Upload, Uptime};
+use super::store::{REMOVE, Shared, Sled};
+use super::uploads;
+use crate::error::{Error, Result};
+use crate::oci::{Digest, RepositoryName};
+
+/// How many candidates are read at a time.
+const PAGE: usize = 256;
+
+/// How many are removed in one piece of the writer's work: who pushes waits for no more than these.
+const BATCH: usize = 32;
+
+/// What one collection does.
+///
+/// Times are those during which the store was open: they do not pass while it is closed, and no clock that jumps moves them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use = "options do nothing until `Sled::collect`"]
+pub struct CollectOptions {
+    dry_run: bool,
+    grace: Option<Duration>,
+    untagged: Untagged,
+    uploads_after: Duration,
+}
+
+impl Default for CollectOptions {
+    fn default() -> Self {
+        Self {
+            dry_run: false,
+            grace: None,
+            untagged: Untagged::Keep,
+            uploads_after: Duration::from_secs(7 * 24 * 3600),
+        }
+    }
+}
+
+impl CollectOptions {
+    /// The defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether to count only, and remove nothing. Default: no.
+    pub const fn dry_run(mut self, dry_run: bool) -> Self {
+        self.dry_run = dry_run;
+        self
+    }
+
+    /// For how long a blob must have been unreferenced. Default: the store's [`Options::grace`](super::Options::grace), which
+    /// is what clients rely on that were told that a blob is there. A shorter time is for when nobody pushes.
+    pub const fn grace(mut self, grace: Duration) -> Self {
+        self.grace = Some(grace);
+        self
+    }
+
+    /// What becomes of manifests that nothing keeps. Default: they stay.
+    pub const fn untagged(mut self, untagged: Untagged) -> Self {
+        self.untagged = untagged;
+        self
+    }
+
+    /// After what time without a byte an upload session is over. Default: a week.
+    pub const fn uploads_after(mut self, silence: Duration) -> Self {
+        self.uploads_after = silence;
+        self
+    }
+}
+
+/// What becomes of manifests without a tag. The children of an index and the referrers of a manifest that is there are kept by
+/// these, tagged or not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Untagged {
+    /// They stay.
+    #[default]
+    Keep,
+    /// They go when nothing has kept them for so long, and never before the grace time has passed.
+    DeleteAfter(Duration),
+}
+
+/// What a collection removed, or would remove.
+///
+/// What a removed manifest referenced is abandoned only then: its own grace time begins, and a later collection takes it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Collected {
+    /// Upload sessions that were silent for too long.
+    pub uploads: u64,
+    /// Manifests that nothing kept.
+    pub manifests: u64,
+    /// Blobs that went out of a repository.
+    pub links: u64,
+    /// Of these, blobs that no repository linked any more, so that their bytes went.
+    pub blobs: u64,
+    /// The bytes of these blobs, of the manifests and of the sessions.
+    pub bytes: u64,
+    /// Candidates that turned out to be kept.
+    pub kept: u64,
+    /// What could not be judged because its records are damaged: `verify` tells what is wrong with them.
+    pub damaged: u64,
+}
+
+impl fmt::Display for Collected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { uploads, manifests, links, blobs, bytes, damaged, .. } = self;
+        write!(
+            f,
+            "{manifests} manifests, {links} links, {blobs} blobs and {uploads} upload sessions, {bytes} bytes"
+        )?;
+        if *damaged > 0 { write!(f, "; {damaged} with damaged records left alone") } else { Ok(()) }
+    }
+}
+
+impl std::ops::AddAssign for Collected {
+    fn add_assign(&mut self, other: Self) {
+        self.uploads += other.uploads;
+        self.manifests += other.manifests;
+        self.links += other.links;
+        self.blobs += other.blobs;
+        self.bytes += other.bytes;
+        self.kept += other.kept;
+        self.damaged += other.damaged;
+    }
+}
+
+impl Sled {
+    /// Removes what nothing keeps and what nobody goes on with. Others push, pull and delete meanwhile; what they were told is
+    /// there stays for the grace time.
+    ///
+    /// It costs as much as there is to remove, and a look at every upload session. `progress` is told after each step, and can
+    /// end it there: what was removed is removed.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] and what the storage fails with. Damaged records are counted and passed over.
+    ///
+    /// # Durability
+    /// Each removal survives a power cut when it is counted.
+    pub fn collect(
+        &self,
+        options: &CollectOptions,
+        progress: &mut dyn FnMut(&Collected) -> ControlFlow<()>,
+    ) -> Result<Collected> {
+        let shared = &self.0;
+        let grace = options.grace.unwrap_or(shared.core.options.grace);
+        let mut run = Run { shared, dry_run: options.dry_run, progress, so_far: Collected::default() };
+        let outcome = run.uploads(options.uploads_after).and_then(|go_on| match (go_on, options.untagged) {
+            (ControlFlow::Continue(()), Untagged::DeleteAfter(age)) => {
+                run.candidates(Kept::Manifest, age.max(grace))
+            }
+            (go_on, _) => Ok(go_on),
+        });
+        if outcome?.is_continue() {
+            // Whether it was ended early is the caller's to know.
+            let _ = run.candidates(Kept::Link, grace)?;
+        }
+        Ok(run.so_far)
+    }
+}
+
+struct Run<'a> {
+    shared: &'a Arc<Shared>,
+    dry_run: bool,
+    progress: &'a mut dyn FnMut(&Collected) -> ControlFlow<()>,
+    so_far: Collected,
+}
+
+/// An entry of `candidates-1`.
+#[derive(Clone)]
+struct Candidate {
+    kind: Kept,
+    since: Uptime,
+    repository: RepositoryName,
+    digest: Digest,
+}
+
+impl Run<'_> {
+    fn add(&mut self, found: Collected) -> ControlFlow<()> {
+        self.so_far += found;
+        (self.progress)(&self.so_far)
+    }
+
+    /// Ends sessions that have been silent for too long.
+    fn uploads(&mut self, silence: Duration) -> Result<ControlFlow<()>> {
+        let core = &self.shared.core;
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let page = core.read(|index| {
+                let sessions = index.scan(Tree::Uploads, &[], after.as_deref())?.take(PAGE);
+                sessions
+                    .map(|entry| entry.map(|(key, value)| (key.to_vec(), value)))
+                    .collect::<Result<Vec<_>>>()
+            })?;
+            let Some((last, _)) = page.last() else { return Ok(ControlFlow::Continue(())) };
+            after = Some(last.clone());
+            for (key, value) in page {
+                let found = schema::session_of_key(&key)
+                    .and_then(|id| Ok((id, schema::decode::<Upload>(&value)?)))
+                    .and_then(|(id, upload)| {
+                        if core.clock.now().since(upload.updated_at) < silence {
+                            return Ok(Collected::default());
+                        }
+                        let expired = self.dry_run || uploads::expire(self.shared, id, &upload, silence)?;
+                        let bytes = if expired { upload.current.offset } else { 0 };
+                        Ok(Collected { uploads: expired.into(), bytes, ..Collected::default() })
+                    });
+                if self.add(passing_over(found)?).is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
+        }
+    }
+
+    /// Removes candidates of one kind that have been abandoned for so long.
+    fn candidates(&mut self, kind: Kept, age: Duration) -> Result<ControlFlow<()>> {
+        let core = &self.shared.core;
+        let prefix = schema::candidates(kind);
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let page = core.read(|index| {
+                let keys = index.scan(Tree::Candidates, &prefix, after.as_deref())?.take(PAGE);
+                keys.map(|entry| entry.map(|(key, _)| key.to_vec())).collect::<Result<Vec<_>>>()
+            })?;
+            let Some(last) = page.last() else { return Ok(ControlFlow::Continue(())) };
+            after = last.get(prefix.len()..).map(<[u8]>::to_vec);
+            for keys in page.chunks(BATCH) {
+                let mut batch = Vec::with_capacity(keys.len());
+                let mut found = Collected::default();
+                let now = core.clock.now();
+                let mut reached_the_young = false;
+                for key in keys {
+                    match schema::candidate_of_key(key) {
+                        // They are in the order of their age: those that follow are younger.
+                        Ok((since, ..)) if now.since(since) < age => {
+                            reached_the_young = true;
+                            break;
+                        }
+                        Ok((since, repository, digest)) => {
+                            batch.push(Candidate { kind, since, repository, digest });
+                        }
+                        Err(_) => found.damaged += 1,
+                    }
+                }
+                found += self.remove(batch, age)?;
+                if self.add(found).is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
+                if reached_the_young {
+                    return Ok(ControlFlow::Continue(()));
+                }
+            }
+        }
+    }
+
+    fn remove(&self, batch: Vec<Candidate>, age: Duration) -> Result<Collected> {
+        let mut found = Collected::default();
+        if batch.is_empty() {
+            return Ok(found);
+        }
+        if self.dry_run {
+            for candidate in &batch {
+                found += passing_over(self.shared.core.read(|index| candidate.would_go(index)))?;
+            }
+            return Ok(found);
+        }
+        self.shared.writer.run(REMOVE, move |desk| {
+            for candidate in &batch {
+                found += passing_over(candidate.remove(desk, age))?;
+            }
+            Ok(found)
+        })
+    }
+}
+
+/// Damage to one thing's records is no reason to leave everything else uncollected.
+fn passing_over(found: Result<Collected>) -> Result<Collected> {
+    match found {
+        Err(Error::Damaged { .. }) => Ok(Collected { damaged: 1, ..Collected::default() }),
+        found => found,
+    }
+}
+
+/// What a candidate is, looked at now.
+enum Judged {
+    /// Its record is gone, or has another stamp: the entry is of no use.
+    Outdated,
+    Kept,
+    Abandoned,
+}
+
+impl Candidate {
+    fn judge(&self, index: &Index) -> Result<Judged> {
+        let key = schema::digest_within(&self.repository, &self.digest);
+        let stamp = match self.kind {
+            Kept::Link => index.get::<Link>(&key)?.and_then(|link| link.unreferenced_since),
+            Kept::Manifest => index.get::<Manifest>(&key)?.and_then(|manifest| manifest.unkept_since),
+        };
+        Ok(match stamp {
+            Some(since) if since == self.since => {
+                match keep::is_kept(index, self.kind, &self.repository, &self.digest)? {
+                    true => Judged::Kept,
+                    false => Judged::Abandoned,
+                }
+            }
+            _ => Judged::Outdated,
+        })
+    }
+
+    /// Runs on the writer's thread.
+    fn remove(&self, desk: &mut Desk<'_>, age: Duration) -> Result<Collected> {
+        let mut found = Collected::default();
+        match self.judge(desk.index())? {
+            Judged::Abandoned if desk.now().since(self.since) < age => {}
+            Judged::Abandoned => match self.kind {
+                Kept::Manifest => {
+                    let key = schema::digest_within(&self.repository, &self.digest);
+                    let size =
+                        desk.index().get::<Manifest>(&key)?.map_or(0, |manifest| manifest.content.size);
+                    manifests::delete(desk, &self.repository, &self.digest)?;
+                    found.manifests = 1;
+                    found.bytes = size;
+                }
+                Kept::Link => {
+                    found.links = 1;
+                    if let Some(content) = layers::unlink(desk, &self.repository, &self.digest)? {
+                        found.blobs = 1;
+                        found.bytes = content.size;
+                    }
+                }
+            },
+            Judged::Kept => {
+                let mut changes = Changes::new();
+                self.clear(desk.index(), &mut changes)?;
+                desk.apply(&changes)?;
+                found.kept = 1;
+            }
+            Judged::Outdated => {
+                let mut changes = Changes::new();
+                keep::move_candidate(
+                    &mut changes,
+                    self.kind,
+                    Some(self.since),
+                    None,
+                    &self.repository,
+                    &self.digest,
+                );
+                desk.apply(&changes)?;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Takes the stamp off what is kept: whoever takes away what keeps it puts a new one.
+    fn clear(&self, index: &Index, changes: &mut Changes) -> Result<()> {
+        let key = schema::digest_within(&self.repository, &self.digest);
+        match self.kind {
+            Kept::Link => {
+                if let Some(link) = index.get::<Link>(&key)? {
+                    changes.set(key, &Link { unreferenced_since: None, ..link })?;
+                }
+            }
+            Kept::Manifest => {
+                if let Some(manifest) = index.get::<Manifest>(&key)? {
+                    changes.set(key, &Manifest { unkept_since: None, ..manifest })?;
+                }
+            }
+        }
+        keep::move_candidate(changes, self.kind, Some(self.since), None, &self.repository, &self.digest);
+        Ok(())
+    }
+
+    fn would_go(&self, index: &Index) -> Result<Collected> {
+        let mut found = Collected::default();
+        match (self.judge(index)?, self.kind) {
+            (Judged::Outdated, _) => {}
+            (Judged::Kept, _) => found.kept = 1,
+            (Judged::Abandoned, Kept::Manifest) => {
+                let key = schema::digest_within(&self.repository, &self.digest);
+                found.manifests = 1;
+                found.bytes = index.get::<Manifest>(&key)?.map_or(0, |manifest| manifest.content.size);
+            }
+            (Judged::Abandoned, Kept::Link) => {
+                found.links = 1;
+                if Others::of(index, &self.digest, &self.repository)? == Others::None {
+                    found.blobs = 1;
+                    let layer = index.get::<Layer>(&schema::digest_key(&self.digest))?;
+                    found.bytes = layer.map_or(0, |layer| layer.content.size);
+                }
+            }
+        }
+        Ok(found)
+    }
+}

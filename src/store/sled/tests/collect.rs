@@ -1,0 +1,368 @@
+//! Collection, with a clock that the test sets.
+
+use std::ops::ControlFlow;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::{entries, files, folder, noise, push, repository};
+use crate::error::{Error, Result};
+use crate::oci::{Algorithm, Digest, Manifest, MediaType, Reference, RepositoryName, Tag};
+use crate::store::sled::index::Changes;
+use crate::store::sled::schema::{self, Tree};
+use crate::store::sled::writer::Terms;
+use crate::store::sled::{CollectOptions, Collected, Options, Sled, Untagged};
+use crate::store::{Condition, Discover, Manage, MountSource, Pull, Push, PutManifest, UploadOptions};
+
+const GRACE: Duration = Duration::from_secs(1000);
+
+fn open(folder: &tempfile::TempDir) -> Sled {
+    Options::new().reserve(1 << 20).grace(GRACE).open(folder.path()).unwrap()
+}
+
+/// Lets time pass: so many hundredths of the grace time. What deletions left to do is done before.
+fn pass(store: &Sled, hundredths: u64) {
+    while entries(store, Tree::Leftovers) > 0 {
+        std::thread::yield_now();
+    }
+    store.0.core.clock.passed.fetch_add(hundredths * 10_000, Ordering::Relaxed);
+}
+
+fn collect_with(store: &Sled, options: &CollectOptions) -> Collected {
+    let found = store.collect(options, &mut |_| ControlFlow::Continue(())).unwrap();
+    assert_eq!(found.damaged, 0);
+    found
+}
+
+fn collect(store: &Sled) -> Collected {
+    collect_with(store, &CollectOptions::new())
+}
+
+/// With manifests that nothing keeps.
+fn collect_all(store: &Sled) -> Collected {
+    collect_with(store, &CollectOptions::new().untagged(Untagged::DeleteAfter(Duration::ZERO)))
+}
+
+fn pointer(digest: &Digest) -> Value {
+    json!({ "mediaType": "application/x", "digest": digest, "size": 1 })
+}
+
+fn image(layers: &[Digest], subject: Option<&Digest>) -> Manifest {
+    let layers: Vec<Value> = layers.iter().map(pointer).collect();
+    let mut document = json!({ "schemaVersion": 2, "config": layers[0], "layers": layers });
+    if let Some(subject) = subject {
+        document["subject"] = pointer(subject);
+    }
+    Manifest::new(MediaType::OCI_MANIFEST.parse().unwrap(), document.to_string().into_bytes())
+}
+
+fn index_of(children: &[&Manifest]) -> Manifest {
+    let children: Vec<Value> = children.iter().map(|child| pointer(child.digest())).collect();
+    let document = json!({ "schemaVersion": 2, "manifests": children });
+    Manifest::new(MediaType::OCI_INDEX.parse().unwrap(), document.to_string().into_bytes())
+}
+
+fn put(store: &Sled, manifest: &Manifest, tags: &[&str]) -> Result<()> {
+    let tags: Vec<Tag> = tags.iter().map(|tag| tag.parse().unwrap()).collect();
+    store.put_manifest(&repository(), manifest, &PutManifest::new().tags(&tags))
+}
+
+fn has(store: &Sled, digest: &Digest) -> bool {
+    store.blob(&repository(), digest).is_ok()
+}
+
+fn has_manifest(store: &Sled, manifest: &Manifest) -> bool {
+    store.manifest(&repository(), &Reference::Digest(*manifest.digest())).is_ok()
+}
+
+#[test]
+fn what_nothing_references_goes_when_the_grace_time_has_passed_and_not_before() -> Result<()> {
+    let folder = folder();
+    let store = open(&folder);
+    let digest = push(&store, &noise(100_000, 1))?;
+    pass(&store, 99);
+    assert_eq!(collect(&store), Collected::default());
+    assert!(has(&store, &digest));
+    pass(&store, 2);
+    let dry = collect_with(&store, &CollectOptions::new().dry_run(true));
+    assert_eq!((dry.links, dry.blobs, dry.bytes), (1, 1, 100_000));
+    assert!(has(&store, &digest), "a dry run removes nothing");
+    assert_eq!(collect(&store), dry);
+    assert!(!has(&store, &digest));
+    assert!(store.repositories(None, 1)?.items.is_empty());
+    drop(store);
+    assert_eq!(files(folder.path()), 0);
+    let store = open(&folder);
+    for tree in Tree::ALL.into_iter().filter(|tree| *tree != Tree::Meta) {
+        assert_eq!(entries(&store, tree), 0, "{}", tree.name());
+    }
+    Ok(())
+}
+
+#[test]
+fn what_a_manifest_references_stays_until_the_manifest_is_gone_for_the_grace_time() -> Result<()> {
+    let folder = folder();
+    let store = open(&folder);
+    let (own, shared) = (push(&store, b"own")?, push(&store, b"shared")?);
+    let (first, second) = (image(&[own, shared], None), image(&[shared], None));
+    put(&store, &first, &["first"])?;
+    put(&store, &second, &["second"])?;
+    pass(&store, 500);
+    let found = collect(&store);
+    assert_eq!((found.links, found.kept), (0, 2));
+    // What is kept has been looked at once, and is no candidate any more.
+    assert_eq!(collect(&store).kept, 0);
+
+    store.delete_manifest(&repository(), first.digest())?;
+    pass(&store, 99);
+    assert_eq!(collect(&store).links, 0, "the grace time began when the last reference went");
+    pass(&store, 2);
+    assert_eq!(collect(&store).blobs, 1);
+    assert!(!has(&store, &own) && has(&store, &shared));
+    Ok(())
+}
+
+#[test]
+fn a_blob_goes_out_of_one_repository_and_stays_in_the_other() -> Result<()> {
+    let folder = folder();
+    let store = open(&folder);
+    let other: RepositoryName = "other".parse()?;
+    let digest = push(&store, &noise(70_000, 1))?;
+    pass(&store, 60);
+    store.mount(&other, &digest, &MountSource::Repository(&repository()))?;
+    pass(&store, 60);
+    let found = collect(&store);
+    assert_eq!((found.links, found.blobs, found.bytes), (1, 0, 0));
+    assert!(!has(&store, &digest) && store.blob(&other, &digest).is_ok());
+    pass(&store, 60);
+    assert_eq!(collect(&store).blobs, 1);
+    Ok(())
+}
+
+#[test]
+fn who_is_told_that_a_blob_is_there_can_rely_on_it() -> Result<()> {
+    let folder = folder();
+    let store = open(&folder);
+    let digests = [push(&store, b"asked for")?, push(&store, b"pushed again")?, push(&store, b"forgotten")?];
+    let manifest = image(&digests[..1], None);
+    put(&store, &manifest, &[])?;
+    store.delete_manifest(&repository(), manifest.digest())?;
+    pass(&store, 60);
+    store.stat(&repository(), &digests[0])?;
+    push(&store, b"pushed again")?;
+    pass(&store, 60);
+    assert_eq!(collect(&store).links, 1);
+    // More than the grace time after they were pushed, and before it has passed since somebody was told.
+    assert_eq!(digests.map(|digest| has(&store, &digest)), [true, true, false]);
+    put(&store, &image(&digests[..2], None), &["late"])?;
+    pass(&store, 300);
+    assert_eq!(collect(&store).links, 0);
+    Ok(())
+}
+
+#[test]
+fn asking_often_writes_seldom() -> Result<()> {
+    let folder = folder();
+    let store = open(&folder);
+    let digest = push(&store, b"asked for")?;
+    let stamp = || {
+        let key = schema::digest_within(&repository(), &digest);
+        store.0.core.read(|index| Ok(index.get::<schema::Link>(&key)?.unwrap().unreferenced_since)).unwrap()
+    };
+    let first = stamp();
+    pass(&store, 49);
+    store.stat(&repository(), &digest)?;
+    assert_eq!(stamp(), first);
+    pass(&store, 2);
+    store.stat(&repository(), &digest)?;
+    assert!(stamp() > first);
+    Ok(())
+}
+
+#[test]
+fn manifests_without_a_tag_stay_or_go_as_the_policy_says() -> Result<()> {
+    let folder = folder();
+    let store = open(&folder);
+    let layer = push(&store, b"layer")?;
+    let [old, new, child, referrer, retagged] = [1, 2, 3, 4, 5].map(|n| {
+        let own = push(&store, &[n]).unwrap();
+        (n, own)
+    });
+    let old = image(&[layer, old.1], None);
+    let new = image(&[layer, new.1], None);
+    let child = image(&[layer, child.1], None);
+    let index = index_of(&[&child]);
+    let referrer = image(&[referrer.1], Some(new.digest()));
+    let retagged = image(&[retagged.1], None);
+    put(&store, &old, &["latest", "stable"])?;
+    put(&store, &child, &[])?;
+    put(&store, &index, &["multi"])?;
+    put(&store, &referrer, &[])?;
+    // Two tags of one manifest move at once: neither is the last when it is looked at alone.
+    put(&store, &new, &["latest", "stable"])?;
+    put(&store, &retagged, &["only"])?;
+    store.delete_tag(&repository(), &"only".parse()?)?;
+    pass(&store, 101);
+    assert_eq!(collect(&store).manifests, 0, "by default they stay");
+    let age = |age| CollectOptions::new().untagged(Untagged::DeleteAfter(GRACE * age));
+    assert_eq!(collect_with(&store, &age(2)).manifests, 0, "they are not old enough");
+    let found = collect_all(&store);
+    assert_eq!((found.manifests, found.kept), (2, 2));
+    assert!(!has_manifest(&store, &old) && !has_manifest(&store, &retagged));
+    for kept in [&new, &child, &index, &referrer] {
+        assert!(has_manifest(&store, kept));
+    }
+
+    // What kept them goes.
+    store.delete_manifest(&repository(), index.digest())?;
+    store.delete_manifest(&repository(), new.digest())?;
+    pass(&store, 101);
+    assert_eq!(collect_all(&store).manifests, 2);
+    assert!(!has_manifest(&store, &child) && !has_manifest(&store, &referrer));
+    pass(&store, 101);
+    collect_all(&store);
+    assert!(store.repositories(None, 1)?.items.is_empty());
+    Ok(())
+}
+
+#[test]
+fn a_tag_or_a_push_in_time_keeps_a_manifest() -> Result<()> {
+    let folder = folder();
+    let store = open(&folder);
+    let layer = push(&store, b"layer")?;
+    let [tagged, pushed, asked, left] = [1, 2, 3, 4].map(|n| {
+        let manifest = image(&[layer, push(&store, &[n]).unwrap()], None);
+        put(&store, &manifest, &[]).unwrap();
+        manifest
+    });
+    pass(&store, 60);
+    store.tag(&repository(), tagged.digest(), &"v1".parse()?, &Condition::Any)?;
+    put(&store, &pushed, &[])?;
+    store.resolve(&repository(), &Reference::Digest(*asked.digest()))?;
+    pass(&store, 60);
+    assert_eq!(collect_all(&store).manifests, 1);
+    assert!(!has_manifest(&store, &left));
+    // A child that somebody was told of in time becomes an index's.
+    put(&store, &index_of(&[&pushed, &asked]), &["multi"])?;
+    pass(&store, 300);
+    assert_eq!(collect_all(&store).manifests, 0);
+    Ok(())
+}
+
+#[test]
+fn a_deletion_that_a_kill_cut_short_still_abandons_what_it_kept() -> Result<()> {
+    let folder = folder();
+    let store = open(&folder);
+    let layer = push(&store, b"layer")?;
+    let subject = image(&[layer], None);
+    put(&store, &subject, &["v1"])?;
+    let referrer = image(&[layer], Some(subject.digest()));
+    put(&store, &referrer, &[])?;
+    pass(&store, 200);
+    assert_eq!(collect_all(&store).kept, 2);
+    // As a kill right after the deletion's own transaction leaves it.
+    let digest = *subject.digest();
+    let cut = move |desk: &mut crate::store::sled::desk::Desk<'_>| {
+        let (_, recorded) =
+            crate::store::sled::manifests::find(desk.index(), &repository(), &Reference::Digest(digest))?;
+        let mut changes = Changes::new();
+        changes.remove(Tree::Manifests, schema::digest_within(&repository(), &digest));
+        crate::store::sled::leftovers::retire(
+            &mut changes,
+            recorded.content,
+            Some((&repository(), &digest)),
+        )?;
+        desk.apply(&changes)
+    };
+    store.0.writer.run(Terms { durable: true, ..Terms::default() }, cut)?;
+    drop(store);
+
+    drop(open(&folder));
+    let store = open(&folder);
+    pass(&store, 101);
+    assert_eq!(collect_all(&store).manifests, 1);
+    pass(&store, 101);
+    assert_eq!(collect_all(&store).blobs, 1);
+    Ok(())
+}
+
+#[test]
+fn sessions_that_nobody_goes_on_with_expire() -> Result<()> {
+    let folder = folder();
+    let store = open(&folder);
+    let begin = |content: &[u8]| {
+        let mut upload = store.start_upload(&repository(), &UploadOptions::new()).unwrap();
+        std::io::Write::write_all(&mut upload, content).unwrap();
+        upload
+    };
+    let week = Duration::from_secs(7 * 24 * 3600);
+    let silent = begin(&noise(100_000, 1));
+    let silent_id = silent.id();
+    silent.suspend()?;
+    let resumed = begin(&noise(100_000, 2));
+    let resumed_id = resumed.id();
+    resumed.suspend()?;
+    store.0.core.clock.passed.fetch_add(week.as_millis() as u64, Ordering::Relaxed);
+    let mut resumed = store.resume_upload(&repository(), resumed_id, &UploadOptions::new())?;
+
+    let dry = collect_with(&store, &CollectOptions::new().dry_run(true));
+    assert_eq!(dry.uploads, 2, "a dry run cannot tell who has a session in hand");
+    let found = collect(&store);
+    assert_eq!((found.uploads, found.bytes), (1, 100_000));
+    assert!(matches!(store.upload_status(&repository(), silent_id), Err(Error::UploadUnknown { .. })));
+    std::io::Write::write_all(&mut resumed, b"more").unwrap();
+    resumed.suspend()?;
+    assert_eq!(collect(&store).uploads, 0);
+    drop(store);
+    assert_eq!(files(folder.path()), 1);
+    Ok(())
+}
+
+#[test]
+fn uptime_goes_on_after_a_restart_and_stands_still_in_between() -> Result<()> {
+    let folder = folder();
+    let store = open(&folder);
+    let digest = push(&store, b"x")?;
+    pass(&store, 70);
+    drop(store);
+    let store = open(&folder);
+    pass(&store, 20);
+    assert_eq!(collect(&store).links, 0);
+    pass(&store, 20);
+    assert_eq!(collect(&store).links, 1);
+    assert!(!has(&store, &digest));
+    Ok(())
+}
+
+#[test]
+fn one_damaged_record_does_not_keep_the_others_from_being_collected() -> Result<()> {
+    let folder = folder();
+    let store = open(&folder);
+    let digests = [push(&store, b"1")?, push(&store, b"2")?, push(&store, b"3")?];
+    let damaged = schema::digest_within(&repository(), &digests[1]);
+    store.0.writer.run(Terms::default(), move |desk| {
+        let mut changes = Changes::new();
+        changes.set_value(Tree::Links, damaged, b"\xff\xff".to_vec());
+        changes.set_value(Tree::Candidates, b"\x01no key at all".to_vec(), Vec::new());
+        desk.apply(&changes)
+    })?;
+    pass(&store, 101);
+    let found = store.collect(&CollectOptions::new(), &mut |_| ControlFlow::Continue(()))?;
+    assert_eq!((found.links, found.damaged), (2, 2));
+    Ok(())
+}
+
+#[test]
+fn a_collection_can_be_ended_early() -> Result<()> {
+    let folder = folder();
+    let store = open(&folder);
+    for n in 0..100_u8 {
+        push(&store, &[n])?;
+    }
+    pass(&store, 101);
+    let found = store.collect(&CollectOptions::new(), &mut |_| ControlFlow::Break(()))?;
+    assert!((1..100).contains(&found.links), "{found}");
+    assert_eq!(found.links + collect(&store).links, 100);
+    Ok(())
+}
