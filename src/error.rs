@@ -140,6 +140,9 @@ pub enum Error {
         /// One thing that was found there.
         found: String,
     },
+    /// There is no store in the folder, and none was to be made.
+    #[error("there is no sledge store in {}", .0.display())]
+    NoStore(PathBuf),
     /// The store is in use by a process, this one or another.
     #[error("{} is in use by this process or another: a store can be open once at a time", .0.display())]
     Locked(PathBuf),
@@ -161,6 +164,9 @@ pub enum Error {
         /// How it shows.
         reason: String,
     },
+    /// Whoever watched a long operation ended it. What it had begun is cleared away, or does no harm.
+    #[error("interrupted while {0}")]
+    Interrupted(String),
     /// The store has stopped, or has refused writes since a failure whose extent is unknown.
     #[error("the store takes no writes: {0}")]
     Unavailable(String),
@@ -197,9 +203,11 @@ impl Error {
             Self::TooManyRequests { .. } => ErrorCode::TooManyRequests,
             Self::DiskFull { .. }
             | Self::NotAStore { .. }
+            | Self::NoStore(_)
             | Self::Locked(_)
             | Self::FormatVersion { .. }
             | Self::Damaged { .. }
+            | Self::Interrupted(_)
             | Self::Unavailable(_)
             | Self::Io { .. } => return None,
         })

@@ -176,9 +176,11 @@ impl From<&Error> for ErrorAnswer {
             Error::Unavailable(_) => with(StatusCode::SERVICE_UNAVAILABLE, Value::Null),
             // Their words name the server's folders: they are for its log.
             Error::NotAStore { .. }
+            | Error::NoStore(_)
             | Error::Locked(_)
             | Error::FormatVersion { .. }
             | Error::Damaged { .. }
+            | Error::Interrupted(_)
             | Error::Io { .. } => {
                 let message = "the registry failed at this; its log says where";
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, None, message, Value::Null)

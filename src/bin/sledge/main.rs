@@ -1,7 +1,12 @@
 //! The registry in a single binary.
 
+mod compact;
+mod control;
+mod operation;
 mod printer;
+mod restore;
 mod serve;
+mod snapshot;
 
 use std::io;
 use std::process::ExitCode;
@@ -21,6 +26,9 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Serve(serve::Serve),
+    Snapshot(snapshot::Snapshot),
+    Restore(restore::Restore),
+    Compact(compact::Compact),
 }
 
 fn main() -> ExitCode {
@@ -47,6 +55,9 @@ fn run(printer: Printer) -> Result<ExitCode, Failure> {
     };
     match arguments.command {
         Command::Serve(serve) => serve.run(printer)?,
+        Command::Snapshot(snapshot) => snapshot.run(printer)?,
+        Command::Restore(restore) => restore.run(printer)?,
+        Command::Compact(compact) => compact.run(printer)?,
     }
     Ok(ExitCode::SUCCESS)
 }

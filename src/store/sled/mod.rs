@@ -3,22 +3,30 @@
 //! DESIGN.md argues the rules (D1 to D9) that the code in here refers to.
 
 mod accounts;
+mod carry;
 mod clock;
 mod collect;
+mod compact;
 mod content;
 mod desk;
 mod discover;
 mod folder;
 mod index;
+mod journal;
 mod keep;
 mod layers;
 mod leftovers;
+mod making;
 mod manifests;
 mod map;
 mod options;
+mod progress;
+mod restore;
 mod retain;
+mod rewrite;
 mod schema;
 mod sessions;
+mod snapshot;
 mod staged;
 mod store;
 mod uploads;
@@ -27,7 +35,12 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use carry::{BadContent, Carried, Files};
 pub use collect::{CollectOptions, Collected, Untagged};
+pub use compact::{CompactReport, compact};
 pub use options::{Durability, Inline, Options};
+pub use progress::{Progress, Watch};
+pub use restore::{RestoreOptions, RestoreReport, restore};
 pub use retain::{MOST_KEPT_LAST, Retention};
+pub use snapshot::{SnapshotOptions, SnapshotReport};
 pub use store::Sled;

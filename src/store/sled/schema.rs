@@ -453,6 +453,20 @@ pub(super) fn candidate_of_key(key: &[u8]) -> Result<(Uptime, RepositoryName, Di
 pub(super) const UPTIME_KEY: &[u8] = b"uptime";
 pub(super) const TOTALS_KEY: &[u8] = b"totals";
 
+/// A key of `layers-1` or `manifests-1` for people.
+pub(super) fn shown(key: &[u8]) -> String {
+    let of = |digest: &[u8]| match take_digest(digest) {
+        Some((digest, b"")) => Some(digest.to_string()),
+        _ => None,
+    };
+    let within = || {
+        let end = key.iter().position(|byte| *byte == 0)?;
+        let (repository, digest) = (repository_name(key.get(..end)?)?, of(key.get(end + 1..)?)?);
+        Some(format!("{digest} in {repository}"))
+    };
+    of(key).or_else(within).unwrap_or_else(|| "with a damaged key".to_owned())
+}
+
 /// The digest that follows a prefix and ends a key.
 pub(super) fn digest_after(tree: Tree, key: &[u8], prefix: &[u8]) -> Result<Digest> {
     match key.strip_prefix(prefix).and_then(take_digest) {

@@ -86,7 +86,12 @@ impl Sled {
     }
 
     pub(super) fn open_with(folder: &Path, options: Options) -> Result<Self> {
-        let folder = Folder::open(folder)?;
+        let folder = if options.create { Folder::open(folder) } else { Folder::open_existing(folder) }?;
+        Self::over(folder, options)
+    }
+
+    /// The store in a folder that has been taken.
+    pub(super) fn over(folder: Folder, options: Options) -> Result<Self> {
         let location = Location { path: folder.index(), cache_capacity: options.cache_capacity };
         let index = location.open()?;
         let silence = options.writer_silence;
