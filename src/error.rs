@@ -89,6 +89,14 @@ pub enum Error {
         /// What it points at.
         found: Option<Digest>,
     },
+    /// The tag stays where it points; its manifest, too, can not be deleted.
+    #[error("tag {tag} is immutable and points at {found}: push under another tag")]
+    TagImmutable {
+        /// The tag.
+        tag: Tag,
+        /// What it points at.
+        found: Digest,
+    },
     /// More tags in one push than [`crate::store::MAX_TAGS_PER_PUSH`].
     #[error("{0} tags in one request are too many: at most {max}", max = crate::store::MAX_TAGS_PER_PUSH)]
     TooManyTags(usize),
@@ -132,6 +140,9 @@ pub enum Error {
         /// One thing that was found there.
         found: String,
     },
+    /// There is no store in the folder, and none was to be made.
+    #[error("there is no sledge store in {}", .0.display())]
+    NoStore(PathBuf),
     /// The store is in use by a process, this one or another.
     #[error("{} is in use by this process or another: a store can be open once at a time", .0.display())]
     Locked(PathBuf),
@@ -153,6 +164,9 @@ pub enum Error {
         /// How it shows.
         reason: String,
     },
+    /// Whoever watched a long operation ended it. What it had begun is cleared away, or does no harm.
+    #[error("interrupted while {0}")]
+    Interrupted(String),
     /// The store has stopped, or has refused writes since a failure whose extent is unknown.
     #[error("the store takes no writes: {0}")]
     Unavailable(String),
@@ -183,15 +197,17 @@ impl Error {
             Self::UploadUnknown { .. } => ErrorCode::BlobUploadUnknown,
             Self::UploadBusy(_) | Self::UploadOffset { .. } => ErrorCode::BlobUploadInvalid,
             Self::SizeMismatch { .. } => ErrorCode::SizeInvalid,
-            Self::TagCondition { .. } => ErrorCode::Denied,
+            Self::TagCondition { .. } | Self::TagImmutable { .. } => ErrorCode::Denied,
             Self::NameInvalid(_) => ErrorCode::NameInvalid,
             Self::RequestInvalid(_) | Self::Unsupported(_) => ErrorCode::Unsupported,
             Self::TooManyRequests { .. } => ErrorCode::TooManyRequests,
             Self::DiskFull { .. }
             | Self::NotAStore { .. }
+            | Self::NoStore(_)
             | Self::Locked(_)
             | Self::FormatVersion { .. }
             | Self::Damaged { .. }
+            | Self::Interrupted(_)
             | Self::Unavailable(_)
             | Self::Io { .. } => return None,
         })

@@ -9,13 +9,14 @@ mod paths;
 
 /// Each module with what it may name beside itself. A module's row covers the modules below it, except those that have
 /// a row of their own: to name those, they must be listed too. A longer path allows that one item.
-const LAYERS: [(&str, &[&str]); 9] = [
+const LAYERS: [(&str, &[&str]); 10] = [
     ("oci", &[]),
     ("error", &["oci", "store::MAX_TAGS_PER_PUSH"]),
     ("store", &["oci", "error"]),
     ("store::memory", &["store", "oci", "error"]),
     ("store::sled", &["store", "oci", "error"]),
     // Registry::open names the durable store; nothing else up here does.
+    ("filter", &["store", "oci", "error"]),
     ("registry", &["store", "oci", "error", "store::sled"]),
     ("conformance", &["store", "oci", "error"]),
     ("wire", &["oci", "error"]),

@@ -145,6 +145,9 @@ impl From<&Error> for ErrorAnswer {
             Error::UploadOffset { offset, requested, .. } => {
                 with(StatusCode::RANGE_NOT_SATISFIABLE, json!({ "offset": offset, "requested": requested }))
             }
+            Error::TagImmutable { tag, found } => {
+                with(StatusCode::FORBIDDEN, json!({ "tag": tag, "found": found }))
+            }
             Error::TagCondition { tag, found } => {
                 with(StatusCode::PRECONDITION_FAILED, json!({ "tag": tag, "found": found }))
             }
@@ -173,9 +176,11 @@ impl From<&Error> for ErrorAnswer {
             Error::Unavailable(_) => with(StatusCode::SERVICE_UNAVAILABLE, Value::Null),
             // Their words name the server's folders: they are for its log.
             Error::NotAStore { .. }
+            | Error::NoStore(_)
             | Error::Locked(_)
             | Error::FormatVersion { .. }
             | Error::Damaged { .. }
+            | Error::Interrupted(_)
             | Error::Io { .. } => {
                 let message = "the registry failed at this; its log says where";
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, None, message, Value::Null)

@@ -8,6 +8,7 @@
     reason = "a test stops at the first surprise, and says what it measured"
 )]
 
+mod control;
 mod kill;
 mod memory;
 mod server;

@@ -63,6 +63,14 @@ impl Server {
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
     }
 
+    /// Stops it as a person or an init system does, and waits until it has.
+    pub(crate) fn stop(mut self) {
+        let signalled =
+            Command::new("kill").args(["-TERM", &self.process.id().to_string()]).status().unwrap();
+        assert!(signalled.success());
+        assert!(self.process.wait().unwrap().success());
+    }
+
     pub(crate) fn kill(mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();

@@ -1,7 +1,13 @@
 //! The registry in a single binary.
 
+mod compact;
+mod control;
+mod operation;
 mod printer;
+mod restore;
 mod serve;
+mod snapshot;
+mod verify;
 
 use std::io;
 use std::process::ExitCode;
@@ -21,6 +27,10 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Serve(serve::Serve),
+    Snapshot(snapshot::Snapshot),
+    Restore(restore::Restore),
+    Compact(compact::Compact),
+    Verify(verify::Verify),
 }
 
 fn main() -> ExitCode {
@@ -47,6 +57,10 @@ fn run(printer: Printer) -> Result<ExitCode, Failure> {
     };
     match arguments.command {
         Command::Serve(serve) => serve.run(printer)?,
+        Command::Snapshot(snapshot) => snapshot.run(printer)?,
+        Command::Restore(restore) => restore.run(printer)?,
+        Command::Compact(compact) => compact.run(printer)?,
+        Command::Verify(verify) => return verify.run(printer),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -4,6 +4,8 @@ use std::error::Error as StdError;
 use std::fmt::Display;
 use std::io::{self, Write};
 
+use serde::Serialize;
+
 /// Why a command did not do what it was asked to.
 #[derive(Debug)]
 pub(crate) enum Failure {
@@ -39,6 +41,17 @@ pub(crate) struct Printer(());
 impl Printer {
     pub(crate) const fn new() -> Self {
         Self(())
+    }
+
+    /// The result, for people or for scripts.
+    pub(crate) fn report<R: Display + Serialize>(self, report: &R, json: bool) -> Result<(), Failure> {
+        let mut out = io::stdout().lock();
+        if json {
+            serde_json::to_writer(&mut out, report).map_err(|error| Failure::Output(error.into()))?;
+            writeln!(out).map_err(Failure::Output)
+        } else {
+            write!(out, "{report}").map_err(Failure::Output)
+        }
     }
 
     /// One line beside the results. That it cannot be written is no reason to stop.

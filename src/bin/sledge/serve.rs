@@ -8,13 +8,13 @@ use std::thread;
 
 use clap::{Args, ValueEnum};
 use sledge::server::{Server, ServerOptions};
-use sledge::store::Store;
 use sledge::store::sled::Sled;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+use crate::control::Control;
 use crate::printer::{Failure, Printer};
 
 /// How many operations of the store run at once.
@@ -60,11 +60,13 @@ impl Serve {
         let data = std::path::absolute(&self.data)
             .map_err(|error| Failure::new(format!("folder {}", self.data.display()), error))?;
         let store = open_store(&data)?;
+        let control = Control::listen(&data, store.clone()).map_err(|error| {
+            Failure::new(format!("cannot listen for commands in {}", data.display()), error)
+        })?;
         printer.note(format_args!("sledge listening on http://{address}, data in {}", data.display()));
-        Server::new(store, ServerOptions::new())
-            .serve(listener, shutdown)
-            .await
-            .map_err(|error| Failure::new("the server stopped", error))
+        let served = Server::new(Arc::new(store), ServerOptions::new()).serve(listener, shutdown).await;
+        control.stop().await;
+        served.map_err(|error| Failure::new("the server stopped", error))
     }
 
     fn log(&self) -> Result<(), Failure> {
@@ -94,8 +96,8 @@ impl Serve {
 }
 
 /// The store that is served.
-fn open_store(data: &Path) -> Result<Arc<dyn Store>, Failure> {
-    let store = Sled::open(data).map_err(|error| {
+fn open_store(data: &Path) -> Result<Sled, Failure> {
+    Sled::open(data).map_err(|error| {
         let hint = match &error {
             sledge::Error::NotAStore { .. } => Some("give --data a folder that is empty or does not exist"),
             sledge::Error::Locked(_) => Some("stop the other process, or give --data another folder"),
@@ -109,8 +111,7 @@ fn open_store(data: &Path) -> Result<Arc<dyn Store>, Failure> {
             Some(hint) => failure.hint(hint),
             None => failure,
         }
-    })?;
-    Ok(Arc::new(store))
+    })
 }
 
 fn runtime() -> io::Result<Runtime> {

@@ -10,10 +10,10 @@ use uuid::Uuid;
 use super::desk::Steps;
 use super::index::Index;
 use super::map::Map;
+use super::opened::Opened;
 use super::quarantine::Owned;
 use super::schema::{self, Content as Recorded, Placement, Tree, damaged};
 use super::store::Core;
-use super::watch::Watch;
 use crate::error::{Error, Result};
 use crate::oci::Digest;
 use crate::store::{Check, Content, ResidentBytes, View};
@@ -27,20 +27,20 @@ pub(super) fn new_id() -> Uuid {
 }
 
 /// Opens committed content for reading. What is read at once is also looked at: bytes of another digest are an error.
-pub(super) fn open(watch: Watch) -> Result<Arc<dyn Content>> {
-    let Owned { content: recorded, .. } = *watch.owned();
-    let core = watch.core();
+pub(super) fn open(opened: Opened) -> Result<Arc<dyn Content>> {
+    let Owned { content: recorded, .. } = *opened.owned();
+    let core = opened.core();
     match recorded.placement {
         _ if recorded.size <= READ_AT_ONCE => {
             let bytes = core.read(|index| read_whole(index, core, &recorded))?;
-            watch.judge(&bytes)?;
+            opened.judge(&bytes)?;
             Ok(Arc::new(Bytes(bytes.into())))
         }
-        Placement::Inline(id) => Ok(Arc::new(Chunks { id, size: recorded.size, watch: Arc::new(watch) })),
+        Placement::Inline(id) => Ok(Arc::new(Chunks { id, size: recorded.size, opened: Arc::new(opened) })),
         Placement::File(id) => {
             let file = open_file(core, id)?;
             check_length(id, &file, recorded.size)?;
-            Ok(Arc::new(InFile { file, size: recorded.size, watch: Arc::new(watch) }))
+            Ok(Arc::new(InFile { file, size: recorded.size, opened: Arc::new(opened) }))
         }
     }
 }
@@ -195,7 +195,7 @@ impl ResidentBytes for Bytes {
 struct Chunks {
     id: Uuid,
     size: u64,
-    watch: Arc<Watch>,
+    opened: Arc<Opened>,
 }
 
 impl Content for Chunks {
@@ -209,8 +209,8 @@ impl Content for Chunks {
 
     fn read_at(&self, position: u64, buffer: &mut [u8]) -> io::Result<()> {
         check_range(self.size, position, buffer.len())?;
-        let read = self.watch.core().read(|index| read_chunks(index, self.id, position, buffer));
-        read.map_err(|error| self.watch.met(io::Error::other(error)))
+        let read = self.opened.core().read(|index| read_chunks(index, self.id, position, buffer));
+        read.map_err(|error| self.opened.met(io::Error::other(error)))
     }
 
     fn view(&self) -> Option<View> {
@@ -218,14 +218,14 @@ impl Content for Chunks {
     }
 
     fn check(&self) -> Option<Box<dyn Check>> {
-        self.watch.check()
+        self.opened.check()
     }
 }
 
 struct InFile {
     file: File,
     size: u64,
-    watch: Arc<Watch>,
+    opened: Arc<Opened>,
 }
 
 impl Content for InFile {
@@ -239,22 +239,22 @@ impl Content for InFile {
 
     fn read_at(&self, position: u64, buffer: &mut [u8]) -> io::Result<()> {
         check_range(self.size, position, buffer.len())?;
-        self.file.read_exact_at(buffer, position).map_err(|error| self.watch.met(error))
+        self.file.read_exact_at(buffer, position).map_err(|error| self.opened.met(error))
     }
 
     fn view(&self) -> Option<View> {
         let map = Map::new(&self.file).ok()?;
-        Some(View::new(Arc::new(Mapped { map, watch: Arc::clone(&self.watch) })))
+        Some(View::new(Arc::new(Mapped { map, opened: Arc::clone(&self.opened) })))
     }
 
     fn check(&self) -> Option<Box<dyn Check>> {
-        self.watch.check()
+        self.opened.check()
     }
 }
 
 struct Mapped {
     map: Map,
-    watch: Arc<Watch>,
+    opened: Arc<Opened>,
 }
 
 impl ResidentBytes for Mapped {
@@ -263,6 +263,6 @@ impl ResidentBytes for Mapped {
     }
 
     fn make_resident(&self, start: usize, length: usize) -> io::Result<()> {
-        self.map.make_resident(start, length).map_err(|error| self.watch.met(error))
+        self.map.make_resident(start, length).map_err(|error| self.opened.met(error))
     }
 }

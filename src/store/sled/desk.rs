@@ -3,12 +3,29 @@
 use uuid::Uuid;
 
 use super::index::{Changes, Index};
+use super::journal::Journal;
 use super::leftovers::Retired;
 use super::schema::{Uptime, damaged};
 use crate::error::{Error, Result};
 
 /// The most bytes of keys and values that enter the index between two data syncs (D4).
 pub(super) const WINDOW: usize = 64 << 10;
+
+/// What a snapshot that is being taken needs of the writer.
+#[derive(Default)]
+pub(super) struct Copying {
+    /// Hears of every change that is made. It ends with the index it tells of: what was made before a failure may be gone.
+    pub(super) journal: Option<Journal>,
+    /// How many wait for files that records named a moment ago: meanwhile nothing is removed.
+    pub(super) holds: usize,
+}
+
+impl Copying {
+    /// Ends a journal, if it is still being kept.
+    pub(super) fn end_journal(&mut self, id: Uuid) -> Option<Journal> {
+        self.journal.take_if(|journal| journal.id == id)
+    }
+}
 
 /// The writer's place of work. Whoever has it is alone in changing the index, and can look before writing.
 pub(super) struct Desk<'a> {
@@ -17,6 +34,7 @@ pub(super) struct Desk<'a> {
     /// Bytes that entered since the last data sync.
     entered: &'a mut usize,
     retired: &'a mut Vec<Retired>,
+    copying: &'a mut Copying,
     /// The first failure of the index itself. What comes after it is refused: the index must be opened again (D8).
     failure: Option<Error>,
 }
@@ -27,8 +45,9 @@ impl<'a> Desk<'a> {
         now: Uptime,
         entered: &'a mut usize,
         retired: &'a mut Vec<Retired>,
+        copying: &'a mut Copying,
     ) -> Self {
-        Self { index, now, entered, retired, failure: None }
+        Self { index, now, entered, retired, copying, failure: None }
     }
 
     pub(super) const fn index(&self) -> &Index {
@@ -51,7 +70,11 @@ impl<'a> Desk<'a> {
         self.check()?;
         *self.entered += changes.size();
         let outcome = self.index.apply(changes);
-        self.noting(outcome)
+        self.noting(outcome)?;
+        if let Some(journal) = &mut self.copying.journal {
+            journal.add(changes);
+        }
+        Ok(())
     }
 
     /// Makes all changes durable.
@@ -86,6 +109,10 @@ impl<'a> Desk<'a> {
     /// The failure of the index that happened at this desk.
     pub(super) fn into_failure(self) -> Option<Error> {
         self.failure
+    }
+
+    pub(super) const fn copying(&mut self) -> &mut Copying {
+        self.copying
     }
 
     /// Whether content is among what was handed over to be removed.

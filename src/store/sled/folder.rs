@@ -23,40 +23,81 @@ pub(super) struct Folder {
     _lock: File,
 }
 
-const FORMAT_FILE: &str = "format";
+pub(super) const FORMAT_FILE: &str = "format";
 const FORMAT_WORDS: &str = "sledge store, format ";
-const LOCK_FILE: &str = "lock";
-const INDEX: &str = "index";
-const CONTENT: &str = "content";
+pub(super) const LOCK_FILE: &str = "lock";
+pub(super) const INDEX: &str = "index";
+pub(super) const CONTENT: &str = "content";
 const QUARANTINE: &str = "quarantine";
-/// What a creation that was cut short leaves; the next one removes it.
+/// What a creation, or something else that was cut short, leaves: the next opening removes it.
 const UNFINISHED: &str = "unfinished-";
+/// A new index before it is renamed into place.
+pub(super) const NEW_INDEX: &str = "unfinished-index";
+/// The index before the one that was renamed into its place; it goes when that is durable.
+const REPLACED_INDEX: &str = "replaced-index";
+/// Says that a store is being made of what another place holds: until that is done, there is nothing to open.
+pub(super) const FILLING: &str = "unfinished-store";
+/// The socket that a server listens on. The server makes and removes it; that one was left behind says nothing.
+const CONTROL: &str = "control";
 
 impl Folder {
     /// Takes the folder, and makes a store in it where it is absent or empty.
     pub(super) fn open(path: &Path) -> Result<Self> {
+        Self::take(path, true)
+    }
+
+    /// Takes the folder of a store that exists.
+    pub(super) fn open_existing(path: &Path) -> Result<Self> {
+        Self::take(path, false)
+    }
+
+    fn take(path: &Path, create_store: bool) -> Result<Self> {
+        if !create_store && !path.join(FORMAT_FILE).exists() {
+            check_filled(path)?;
+            return Err(Error::NoStore(path.to_owned()));
+        }
         let shown = path.display();
         make_folder(path).map_err(Error::io(format!("making the folder {shown}")))?;
         let path = path.canonicalize().map_err(Error::io(format!("looking up the folder {shown}")))?;
+        check_filled(&path)?;
         if !path.join(FORMAT_FILE).exists() {
             check_empty(&path)?;
         }
         let lock = lock(&path)?;
+        check_filled(&path)?;
+        put_back(&path).map_err(Error::io(format!("putting the index back in {}", path.display())))?;
         // Again, now that nobody else can be making one.
         match read_format(&path)? {
-            Some(found) if found == FORMAT.to_string() => {}
+            Some(found) if found == FORMAT.to_string() => {
+                let failed = Error::io(format!("clearing away in {}", path.display()));
+                clear_replaced(&path).and_then(|()| clear_unfinished(&path)).map_err(failed)?;
+            }
             Some(found) => return Err(Error::FormatVersion { path, found, supported: FORMAT }),
+            None if !create_store => return Err(no_index(&path)),
             None => {
                 check_no_content(&path)?;
                 create(&path)?;
             }
         }
+        Self::over(path, lock)
+    }
+
+    /// The folder of a store that is whole, with its lock.
+    pub(super) fn over(path: PathBuf, lock: File) -> Result<Self> {
         let content = path.join(CONTENT);
         let content_handle =
             File::open(&content).map_err(Error::io(format!("opening the folder {}", content.display())))?;
         let quarantine = path.join(QUARANTINE);
         let has_quarantine = AtomicBool::new(quarantine.exists());
         Ok(Self { path, content, content_handle, quarantine, has_quarantine, _lock: lock })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn content_folder(&self) -> &Path {
+        &self.content
     }
 
     pub(super) fn index(&self) -> PathBuf {
@@ -127,7 +168,7 @@ fn remove_file(path: &Path) -> bool {
 }
 
 /// Makes a folder and those above it, so that none of them goes with a power cut.
-fn make_folder(path: &Path) -> io::Result<()> {
+pub(super) fn make_folder(path: &Path) -> io::Result<()> {
     let path = std::path::absolute(path)?;
     let new: Vec<&Path> = path.ancestors().take_while(|folder| !folder.exists()).collect();
     fs::create_dir_all(&path)?;
@@ -135,9 +176,9 @@ fn make_folder(path: &Path) -> io::Result<()> {
 }
 
 /// A folder that is to become a store may hold what an unfinished creation left, and what filesystems and tools put there.
-fn check_empty(path: &Path) -> Result<()> {
+pub(super) fn check_empty(path: &Path) -> Result<()> {
     let ours = |name: &str| {
-        [LOCK_FILE, CONTENT, INDEX, "lost+found"].contains(&name) || name.starts_with(UNFINISHED)
+        [LOCK_FILE, CONTENT, INDEX, CONTROL, "lost+found"].contains(&name) || name.starts_with(UNFINISHED)
     };
     let entries = fs::read_dir(path).map_err(Error::io(format!("listing {}", path.display())))?;
     for entry in entries {
@@ -156,20 +197,36 @@ fn check_empty(path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// A store that is to hold what another place does, and does not yet, is not to be taken for an empty one.
+fn check_filled(path: &Path) -> Result<()> {
+    if path.join(FILLING).exists() && !path.join(INDEX).exists() {
+        return Err(Error::Damaged {
+            what: format!("the store in {}", path.display()),
+            reason: "it was being made of another one, and that was cut short: do it again".to_owned(),
+        });
+    }
+    Ok(())
+}
+
 /// A store that has content and no index is no unfinished creation: a new index would make all of it nobody's.
 fn check_no_content(path: &Path) -> Result<()> {
     match fs::read_dir(path.join(CONTENT)).map(|mut entries| entries.next().is_some()) {
-        Ok(true) => Err(Error::Damaged {
-            what: format!("the store in {}", path.display()),
-            reason: format!(
-                "it has content, but its folder {INDEX:?} is missing: restore that from where the rest came from"
-            ),
-        }),
+        Ok(true) => Err(no_index(path)),
         _ => Ok(()),
     }
 }
 
-fn lock(path: &Path) -> Result<File> {
+fn no_index(path: &Path) -> Error {
+    Error::Damaged {
+        what: format!("the store in {}", path.display()),
+        reason: format!(
+            "it has content, but its folder {INDEX:?} is missing: restore that from where the rest came from, or rescue \
+             the content"
+        ),
+    }
+}
+
+pub(super) fn lock(path: &Path) -> Result<File> {
     let file = OpenOptions::new()
         .create(true)
         .truncate(false)
@@ -180,6 +237,16 @@ fn lock(path: &Path) -> Result<File> {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(Error::Locked(path.to_owned())),
         Err(TryLockError::Error(error)) => Err(Error::io(format!("locking {}", path.display()))(error)),
+    }
+}
+
+/// Whether there is a finished store of this version's format, which is not to be changed.
+pub(super) fn check_format(path: &Path) -> Result<()> {
+    match read_format(path)? {
+        Some(found) if found == FORMAT.to_string() => Ok(()),
+        Some(found) => Err(Error::FormatVersion { path: path.to_owned(), found, supported: FORMAT }),
+        None if path.join(CONTENT).exists() => Err(no_index(path)),
+        None => Err(Error::NoStore(path.to_owned())),
     }
 }
 
@@ -205,30 +272,70 @@ fn read_format(path: &Path) -> Result<Option<String>> {
 /// D3: everything is made aside, synced, and renamed into place; the index last, for it is what makes the store one.
 fn create(path: &Path) -> Result<()> {
     let failed = |error: io::Error| Error::io(format!("making a store in {}", path.display()))(error);
-    for entry in fs::read_dir(path).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
+    clear_unfinished(path).map_err(failed)?;
+    write_format(path).map_err(failed)?;
+    fs::create_dir_all(path.join(CONTENT)).map_err(failed)?;
+    let index = path.join(NEW_INDEX);
+    Index::create(&index)?;
+    sync_tree(&index).map_err(failed)?;
+    publish(path).map_err(failed)
+}
+
+pub(super) fn write_format(path: &Path) -> io::Result<()> {
+    let unfinished = path.join(format!("{UNFINISHED}{FORMAT_FILE}"));
+    let mut format = File::create(&unfinished)?;
+    format.write_all(format!("{FORMAT_WORDS}{FORMAT}\n").as_bytes())?;
+    format.sync_all()?;
+    fs::rename(unfinished, path.join(FORMAT_FILE))
+}
+
+/// Makes a folder a store: all but its new index is in place, and that is finished and durable.
+pub(super) fn publish(path: &Path) -> io::Result<()> {
+    sync_folder(path)?;
+    fs::rename(path.join(NEW_INDEX), path.join(INDEX))?;
+    sync_folder(path)
+}
+
+/// Puts a new index, finished and durable, in the place of the one that is there, which nobody has open. At each moment the
+/// old one or the new one is found, under a name that [`Folder::open`] knows what to do with.
+pub(super) fn replace_index(path: &Path) -> io::Result<()> {
+    fs::rename(path.join(INDEX), path.join(REPLACED_INDEX))?;
+    fs::rename(path.join(NEW_INDEX), path.join(INDEX))?;
+    clear_replaced(path)
+}
+
+/// A replacement that was cut short between its two renames: the index that was to be replaced is the one that counts.
+fn put_back(path: &Path) -> io::Result<()> {
+    if path.join(INDEX).exists() || !path.join(REPLACED_INDEX).exists() {
+        return Ok(());
+    }
+    fs::rename(path.join(REPLACED_INDEX), path.join(INDEX))?;
+    sync_folder(path)
+}
+
+/// Removes the index that was replaced, when its successor's name is durable.
+fn clear_replaced(path: &Path) -> io::Result<()> {
+    let replaced = path.join(REPLACED_INDEX);
+    if !replaced.exists() {
+        return Ok(());
+    }
+    sync_folder(path)?;
+    fs::remove_dir_all(replaced)
+}
+
+/// Removes what was cut short.
+pub(super) fn clear_unfinished(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
         if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
             let left = entry.path();
-            if left.is_dir() { fs::remove_dir_all(&left) } else { fs::remove_file(&left) }.map_err(failed)?;
+            if entry.file_type()?.is_dir() { fs::remove_dir_all(&left) } else { fs::remove_file(&left) }?;
         }
     }
-
-    let unfinished = |name: &str| path.join(format!("{UNFINISHED}{name}"));
-    let mut format = File::create_new(unfinished(FORMAT_FILE)).map_err(failed)?;
-    format.write_all(format!("{FORMAT_WORDS}{FORMAT}\n").as_bytes()).map_err(failed)?;
-    format.sync_all().map_err(failed)?;
-    fs::rename(unfinished(FORMAT_FILE), path.join(FORMAT_FILE)).map_err(failed)?;
-    fs::create_dir_all(path.join(CONTENT)).map_err(failed)?;
-
-    Index::create(&unfinished(INDEX))?;
-    sync_tree(&unfinished(INDEX)).map_err(failed)?;
-    sync_folder(path).map_err(failed)?;
-    fs::rename(unfinished(INDEX), path.join(INDEX)).map_err(failed)?;
-    sync_folder(path).map_err(failed)?;
     Ok(())
 }
 
-fn sync_tree(path: &Path) -> io::Result<()> {
+pub(super) fn sync_tree(path: &Path) -> io::Result<()> {
     for entry in fs::read_dir(path)? {
         let entry = entry?.path();
         if entry.is_dir() { sync_tree(&entry)? } else { File::open(&entry)?.sync_all()? }

@@ -134,6 +134,23 @@ impl Index {
         })
     }
 
+    /// Sets or removes one entry of an index that is no store's yet: see [`Rewrite`](super::rewrite::Rewrite).
+    pub(super) fn put(&self, tree: Tree, key: &[u8], value: Option<&[u8]>) -> Result<()> {
+        let tree = self.tree(tree)?;
+        let outcome = match value {
+            Some(value) => tree.insert(key, value),
+            None => tree.remove(key),
+        };
+        outcome.map(drop).map_err(|error| index_error("writing a new index", error))
+    }
+
+    /// Makes durable what [`Index::put`] brought. The file is synced before sled is asked to flush too: sled holds a lock meanwhile
+    /// that every store in the process shares, and is to find as little left to do as can be.
+    pub(super) fn settle(&self) -> Result<()> {
+        self.file.sync_data().map_err(Error::io("syncing a new index"))?;
+        self.sync()
+    }
+
     /// Hands all changes to the system: they survive the process, and not yet the machine.
     pub(super) fn flush(&self) -> Result<()> {
         self.db.flush().map_err(|error| index_error("flushing the index", error))?;
@@ -204,6 +221,11 @@ impl Changes {
 
     pub(super) const fn is_empty(&self) -> bool {
         self.entries.is_empty()
+    }
+
+    /// The entries; without a value one is removed.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (Tree, &[u8], Option<&[u8]>)> {
+        self.entries.iter().map(|(tree, key, value)| (*tree, key.as_slice(), value.as_deref()))
     }
 }
 

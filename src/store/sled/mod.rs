@@ -3,33 +3,48 @@
 //! DESIGN.md argues the rules (D1 to D9) that the code in here refers to.
 
 mod accounts;
+mod carry;
 mod clock;
 mod collect;
+mod compact;
 mod content;
 mod desk;
 mod discover;
 mod folder;
 mod index;
+mod journal;
 mod keep;
 mod layers;
 mod leftovers;
+mod making;
 mod manifests;
 mod map;
+mod opened;
 mod options;
+mod progress;
 mod quarantine;
+mod restore;
+mod retain;
+mod rewrite;
 mod schema;
 mod sessions;
+mod snapshot;
 mod staged;
 mod store;
 mod uploads;
 mod verify;
-mod watch;
 mod writer;
 
 #[cfg(test)]
 mod tests;
 
+pub use carry::{BadContent, Carried, Files};
 pub use collect::{CollectOptions, Collected, Untagged};
+pub use compact::{CompactReport, compact};
 pub use options::{Durability, Inline, Options};
+pub use progress::{Progress, Watch};
+pub use restore::{RestoreOptions, RestoreReport, restore};
+pub use retain::{MOST_KEPT_LAST, Retention};
+pub use snapshot::{SnapshotOptions, SnapshotReport};
 pub use store::Sled;
-pub use verify::{BadContent, Fault, FaultKind, Orphan, Read, VerifyOptions, VerifyProgress, VerifyReport};
+pub use verify::{Fault, FaultKind, Orphan, Quarantined, Read, VerifyOptions, VerifyReport};

@@ -17,6 +17,7 @@ pub struct Options {
     pub(super) cache_capacity: u64,
     pub(super) writer_silence: Duration,
     pub(super) reserve: u64,
+    pub(super) create: bool,
     pub(super) grace: Duration,
 }
 
@@ -28,6 +29,7 @@ impl Default for Options {
             cache_capacity: 16 << 20,
             writer_silence: Duration::from_secs(30),
             reserve: 32 << 20,
+            create: true,
             grace: Duration::from_secs(24 * 3600),
         }
     }
@@ -66,6 +68,12 @@ impl Options {
     /// How many bytes of the filesystem pushes leave free, so that deleting still works when it is full. Default: 32 MiB.
     pub const fn reserve(mut self, bytes: u64) -> Self {
         self.reserve = bytes;
+        self
+    }
+
+    /// Whether a store is made where the folder is absent or empty; if not, that is an error. Default: yes.
+    pub const fn create(mut self, create: bool) -> Self {
+        self.create = create;
         self
     }
 

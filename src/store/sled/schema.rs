@@ -162,6 +162,8 @@ pub(super) struct Manifest {
 pub(super) struct Tag {
     pub(super) digest: RawDigest,
     pub(super) updated_at: Timestamp,
+    /// The same by the store's own clock, which orders tags and tells their age though the machine's may jump.
+    pub(super) updated_uptime: Uptime,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -511,6 +513,20 @@ pub(super) fn use_of_key(key: &[u8]) -> Result<(Digest, RepositoryName)> {
         Some((digest, repository_name(rest)?))
     };
     parts().ok_or_else(|| damaged_key(Tree::Uses))
+}
+
+/// A key of `layers-1` or `manifests-1` for people.
+pub(super) fn shown(key: &[u8]) -> String {
+    let of = |digest: &[u8]| match take_digest(digest) {
+        Some((digest, b"")) => Some(digest.to_string()),
+        _ => None,
+    };
+    let within = || {
+        let end = key.iter().position(|byte| *byte == 0)?;
+        let (repository, digest) = (repository_name(key.get(..end)?)?, of(key.get(end + 1..)?)?);
+        Some(format!("{digest} in {repository}"))
+    };
+    of(key).or_else(within).unwrap_or_else(|| "with a damaged key".to_owned())
 }
 
 /// The digest that follows a prefix and ends a key.

@@ -17,18 +17,19 @@ use super::keep;
 use super::layers;
 use super::leftovers;
 use super::manifests;
+use super::opened::{Opened, Seen};
 use super::options::Options;
 use super::quarantine::{self, Owned};
 use super::schema::{self, Kept, Uptime, damaged};
 use super::sessions::Sessions;
-use super::watch::{Seen, Watch};
+
 use super::writer::{Terms, Writer};
 use super::{staged, uploads};
 use crate::error::{Error, Result};
 use crate::oci::{Descriptor, Digest, Manifest, MediaType, Reference, RepositoryName, Tag};
 use crate::store::{
-    Blob, BlobStat, Condition, Discover, Manage, MountSource, Page, Pull, Push, PutManifest, Tagged, Upload,
-    UploadOptions, UploadStatus,
+    Blob, BlobStat, Condition, Discover, Manage, MountSource, Page, Pinned, Pull, Push, PutManifest, Tagged,
+    Upload, UploadOptions, UploadStatus,
 };
 
 /// The durable store, in a folder of its own. Clones share it; it is closed when the last of them and of its uploads is dropped.
@@ -91,7 +92,12 @@ impl Sled {
     }
 
     pub(super) fn open_with(folder: &Path, options: Options) -> Result<Self> {
-        let folder = Folder::open(folder)?;
+        let folder = if options.create { Folder::open(folder) } else { Folder::open_existing(folder) }?;
+        Self::over(folder, options)
+    }
+
+    /// The store in a folder that has been taken.
+    pub(super) fn over(folder: Folder, options: Options) -> Result<Self> {
         let location = Location { path: folder.index(), cache_capacity: options.cache_capacity };
         let index = location.open()?;
         let silence = options.writer_silence;
@@ -200,8 +206,8 @@ impl Pull for Sled {
         read_stable(
             || core.read(|index| layers::find(index, repository, digest)),
             |layer| {
-                let watch = Watch::new(&self.0, Owned::blob(digest, layer));
-                Ok(Blob { stat: layers::stat(digest, layer), content: content::open(watch)? })
+                let opened = Opened::new(&self.0, Owned::blob(digest, layer));
+                Ok(Blob { stat: layers::stat(digest, layer), content: content::open(opened)? })
             },
             |layer| self.doubt(&Owned::blob(digest, layer)),
         )
@@ -325,9 +331,9 @@ impl Discover for Sled {
 }
 
 impl Manage for Sled {
-    fn delete_manifest(&self, repository: &RepositoryName, digest: &Digest) -> Result<()> {
-        let (repository, digest) = (repository.clone(), *digest);
-        self.0.writer.run(REMOVE, move |desk| manifests::delete(desk, &repository, &digest))
+    fn delete_manifest(&self, repository: &RepositoryName, digest: &Digest, pinned: &Pinned) -> Result<()> {
+        let (repository, digest, pinned) = (repository.clone(), *digest, pinned.clone());
+        self.0.writer.run(REMOVE, move |desk| manifests::delete(desk, &repository, &digest, &pinned))
     }
 
     fn delete_tag(&self, repository: &RepositoryName, tag: &Tag) -> Result<()> {

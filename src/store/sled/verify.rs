@@ -17,15 +17,18 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use ::sled::IVec;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-pub use report::{BadContent, Fault, FaultKind, Orphan, Read, VerifyReport};
+pub use report::{Fault, FaultKind, Orphan, Quarantined, Read, VerifyReport};
 
 pub(super) use self::pace::Time;
 use self::pace::{Pace, System};
 use super::desk::Desk;
+use super::progress::{EVERY, Progress, Watch};
 use super::schema::Tree;
 use super::store::{Core, REMOVE, Shared, Sled};
 use crate::error::{Error, Result};
@@ -34,7 +37,7 @@ use crate::error::{Error, Result};
 const PAGE: usize = 256;
 
 /// What one verification does.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[must_use = "options do nothing until `Sled::verify`"]
 pub struct VerifyOptions {
     rate: Option<u64>,
@@ -68,64 +71,45 @@ impl VerifyOptions {
     }
 }
 
-/// How far a verification is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct VerifyProgress {
-    /// Bytes of content that were read.
-    pub bytes: u64,
-    /// Bytes of content that there were at the beginning.
-    pub of_bytes: u64,
-    /// Records that were looked at.
-    pub records: u64,
-}
-
 impl Sled {
     /// Reads all content, and looks at all records, on a store in use: content whose bytes are bad is quarantined (it counts as
     /// absent until it is pushed again), and what else is wrong is reported. Of what others change meanwhile nothing is reported
     /// that is not wrong.
     ///
-    /// `progress` is told of each piece and each page, and can end it there. Where content was being read it goes on the next
-    /// time, also after a kill; records are always looked at from the beginning.
+    /// Whoever breaks off ends it with [`Error::Interrupted`]. Where content was being read it goes on the next time, also after a
+    /// kill; records are always looked at from the beginning.
     ///
     /// Bytes that the system holds in memory are read from there: of the disk that proves nothing. To verify the disk itself,
     /// verify after a restart of the machine.
     ///
     /// # Errors
-    /// [`Error::RequestInvalid`] while the store is being verified already, and what the storage itself fails with. Damage is no
-    /// error but what is reported.
+    /// [`Error::RequestInvalid`] while the store is being verified already, [`Error::Interrupted`], and what the storage itself
+    /// fails with. Damage is no error but what is reported.
     ///
     /// # Durability
     /// What was put into quarantine or repaired survives a power cut.
-    pub fn verify(
-        &self,
-        options: &VerifyOptions,
-        progress: &mut dyn FnMut(&VerifyProgress) -> ControlFlow<()>,
-    ) -> Result<VerifyReport> {
-        self.verify_in(options, &mut System::new(), progress)
+    pub fn verify(&self, options: &VerifyOptions, watch: Watch<'_>) -> Result<VerifyReport> {
+        self.verify_in(options, &mut System::new(), watch)
     }
 
     pub(super) fn verify_in(
         &self,
         options: &VerifyOptions,
         time: &mut dyn Time,
-        progress: &mut dyn FnMut(&VerifyProgress) -> ControlFlow<()>,
+        watch: Watch<'_>,
     ) -> Result<VerifyReport> {
         let _alone = Alone::take(&self.0.core.verifying)?;
         let mut run = Run {
             shared: &self.0,
             repair: options.repair,
+            told: time.now(),
             pace: Pace::new(options.rate, time),
-            progress,
-            at: VerifyProgress::default(),
+            watch,
+            progress: Progress { doing: String::new(), done: 0, of: None },
             reasons: BTreeMap::new(),
             report: VerifyReport::default(),
         };
-        match run.all(options.restart) {
-            Ok(()) => run.report.complete = true,
-            Err(Halt::Stopped) => {}
-            Err(Halt::Failed(error)) => return Err(error),
-        }
+        run.all(options.restart)?;
         Ok(run.report)
     }
 }
@@ -150,38 +134,29 @@ impl Drop for Alone<'_> {
     }
 }
 
-/// Why a verification ends before its end.
-enum Halt {
-    /// `progress` said so.
-    Stopped,
-    Failed(Error),
-}
-
-impl From<Error> for Halt {
-    fn from(error: Error) -> Self {
-        Self::Failed(error)
-    }
-}
-
-type Step<T = ()> = Result<T, Halt>;
-
 struct Run<'a> {
     shared: &'a Arc<Shared>,
     repair: bool,
     pace: Pace<'a>,
-    progress: &'a mut dyn FnMut(&VerifyProgress) -> ControlFlow<()>,
-    at: VerifyProgress,
+    watch: Watch<'a>,
+    progress: Progress,
+    /// When the watch was last told.
+    told: Duration,
     /// What this run found to be bad in content, by its id; as many as are reported.
     reasons: BTreeMap<Uuid, String>,
     report: VerifyReport,
 }
 
 impl Run<'_> {
-    fn all(&mut self, restart: bool) -> Step {
+    fn all(&mut self, restart: bool) -> Result<()> {
         self.contents(restart)?;
+        self.begin("looking at records", None)?;
         self.records()?;
+        self.begin("comparing references", None)?;
         self.references()?;
+        self.begin("counting", None)?;
         self.counters()?;
+        self.begin("looking for what nobody names", None)?;
         self.orphans()?;
         // Only now: whoever is ended while records are looked at need not read all content again.
         self.note(None)
@@ -191,15 +166,31 @@ impl Run<'_> {
         &self.shared.core
     }
 
-    fn tell(&mut self) -> Step {
-        match (self.progress)(&self.at) {
+    fn begin(&mut self, doing: &str, of: Option<u64>) -> Result<()> {
+        self.progress = Progress { doing: doing.to_owned(), done: 0, of };
+        self.tell()
+    }
+
+    /// Counts, and tells now and then.
+    fn done(&mut self, more: u64) -> Result<()> {
+        self.progress.done += more;
+        if self.pace.now().saturating_sub(self.told) < EVERY { Ok(()) } else { self.tell() }
+    }
+
+    fn tell(&mut self) -> Result<()> {
+        self.told = self.pace.now();
+        match (self.watch)(&self.progress) {
             ControlFlow::Continue(()) => Ok(()),
-            ControlFlow::Break(()) => Err(Halt::Stopped),
+            ControlFlow::Break(()) => Err(Error::Interrupted(self.progress.doing.clone())),
         }
     }
 
     /// Shows all entries of a tree, a page at a time, to `see`.
-    fn pages(&mut self, tree: Tree, mut see: impl FnMut(&mut Self, Vec<(Vec<u8>, IVec)>) -> Step) -> Step {
+    fn pages(
+        &mut self,
+        tree: Tree,
+        mut see: impl FnMut(&mut Self, Vec<(Vec<u8>, IVec)>) -> Result<()>,
+    ) -> Result<()> {
         let mut after: Option<Vec<u8>> = None;
         loop {
             let page = page(self.core(), tree, after.as_deref())?;
@@ -207,9 +198,8 @@ impl Run<'_> {
             after = Some(last.clone());
             let count = page.len() as u64;
             see(self, page)?;
-            self.at.records += count;
             self.report.records += count;
-            self.tell()?;
+            self.done(count)?;
         }
     }
 

@@ -8,7 +8,7 @@ use std::time::Instant;
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 
 use super::clock::Clock;
-use super::desk::Desk;
+use super::desk::{Copying, Desk};
 use super::index::{Changes, Index};
 use super::leftovers::{self, Retired};
 use super::options::Durability;
@@ -131,22 +131,29 @@ struct State {
     due: Option<Instant>,
     /// When the uptime is to be written down, at the latest.
     uptime_due: Instant,
+    copying: Copying,
 }
 
 impl Default for State {
     fn default() -> Self {
         let uptime_due = Instant::now() + Clock::WRITTEN_EVERY;
-        Self { entered: 0, retired: Vec::new(), due: None, uptime_due }
+        Self { entered: 0, retired: Vec::new(), due: None, uptime_due, copying: Copying::default() }
     }
 }
 
 impl State {
     fn desk<'a>(&'a mut self, index: &'a Index, now: Uptime) -> Desk<'a> {
-        Desk::new(index, now, &mut self.entered, &mut self.retired)
+        Desk::new(index, now, &mut self.entered, &mut self.retired, &mut self.copying)
+    }
+
+    /// What this life knew of the index is no longer so. Whoever holds content back goes on to.
+    fn reset(&mut self) {
+        let copying = Copying { journal: None, holds: self.copying.holds };
+        *self = Self { copying, ..Self::default() };
     }
 
     fn recover(&mut self, index: &Index, now: Uptime) -> Result<()> {
-        *self = Self::default();
+        self.reset();
         let mut desk = self.desk(index, now);
         leftovers::recover(&mut desk)?;
         desk.sync()
@@ -183,10 +190,11 @@ impl Thread {
     }
 
     fn next(&self) -> Next {
-        if self.state.retired.len() >= RETIRED_AT_MOST {
+        let may_sweep = self.state.copying.holds == 0;
+        if may_sweep && self.state.retired.len() >= RETIRED_AT_MOST {
             return Next::Sweep;
         }
-        if !self.state.retired.is_empty() {
+        if may_sweep && !self.state.retired.is_empty() {
             return self.waiting.try_recv().map_or(Next::Sweep, Next::Work);
         }
         let due = self.state.due.unwrap_or(self.state.uptime_due);
@@ -315,7 +323,7 @@ impl Thread {
     /// D8: after a failure nothing is written until the index has been closed, its cached pages dropped, and opened again.
     /// While that fails, each group that comes tries it again.
     fn reopen(&mut self) {
-        self.state = State::default();
+        self.state.reset();
         let Self { core, state, .. } = self;
         // An index that does not open, or that fails again at once, answers everybody with the reason until it does.
         let _ = core.reopen(|index| state.recover(index, core.clock.now()));

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{files, folder, noise};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::oci::{Algorithm, Digest, Manifest, MediaType, RepositoryName, Tag};
 use crate::store::sled::index::{Changes, Index};
 use crate::store::sled::quarantine::Owned;
@@ -17,8 +17,10 @@ use crate::store::sled::schema::{
 };
 use crate::store::sled::verify::Time;
 use crate::store::sled::writer::Terms;
-use crate::store::sled::{Fault, FaultKind, Inline, Options, Sled, VerifyOptions, VerifyReport};
-use crate::store::{Discover, Manage, MountSource, Pull, Push, PutManifest, References, UploadOptions};
+use crate::store::sled::{Fault, FaultKind, Inline, Options, Progress, Sled, VerifyOptions, VerifyReport};
+use crate::store::{
+    Discover, Manage, MountSource, Pinned, Pull, Push, PutManifest, References, UploadOptions,
+};
 
 const EACH_INLINE: [Inline; 3] = [Inline::UpTo(0), Inline::UpTo(16 << 10), Inline::Everything];
 
@@ -27,9 +29,7 @@ fn open(folder: &tempfile::TempDir, inline: Inline) -> Sled {
 }
 
 fn verify_with(store: &Sled, options: &VerifyOptions) -> VerifyReport {
-    let report = store.verify(options, &mut |_| ControlFlow::Continue(())).unwrap();
-    assert!(report.complete);
-    report
+    store.verify(options, &mut |_| ControlFlow::Continue(())).unwrap()
 }
 
 fn verify(store: &Sled) -> VerifyReport {
@@ -119,7 +119,7 @@ fn nothing_is_found_on_a_healthy_store() {
             assert_eq!((report.blobs.ok, report.manifests.ok, report.orphan_count), (5, 4, 0), "{report}");
             assert_eq!(report.blobs.bytes, 2 + 100 + 5_000 + 100_000 + 20_000);
         }
-        store.delete_manifest(&name("a/b"), &scene.image).unwrap();
+        store.delete_manifest(&name("a/b"), &scene.image, &Pinned::none()).unwrap();
         store.delete_blob(&name("a/b"), &scene.config).unwrap();
         store.cancel_upload(&name("a/b"), scene.session).unwrap();
         let report = verify(&store);
@@ -385,9 +385,10 @@ fn each_kind_of_damage_is_found_and_what_others_tell_is_repaired() {
             let store = open(&folder, inline);
             let (what, damage, expected, repairable) = damages(&scene(&store)).remove(number);
             change(&store, damage);
-            let expected: BTreeSet<_> = expected.iter().map(|(tree, kind)| (tree.name(), *kind)).collect();
+            let expected: BTreeSet<_> =
+                expected.iter().map(|(tree, kind)| (tree.name().to_owned(), *kind)).collect();
             let found = |report: &VerifyReport| -> BTreeSet<_> {
-                report.faults.iter().map(|fault| (fault.tree, fault.kind)).collect()
+                report.faults.iter().map(|fault| (fault.tree.clone(), fault.kind)).collect()
             };
             let report = verify(&store);
             assert!(!report.is_well() && report.repaired_count == 0, "{what}: {report}");
@@ -415,8 +416,8 @@ fn an_entry_that_cannot_be_read_is_found_in_every_tree() {
         });
         for repair in [false, true] {
             let report = verify_with(&store, &VerifyOptions::new().repair(repair));
-            let found: Vec<_> = report.faults.iter().map(|fault| (fault.tree, fault.kind)).collect();
-            assert_eq!(found, [(tree.name(), FaultKind::Unreadable)], "{report}");
+            let found: Vec<_> = report.faults.iter().map(|fault| (fault.tree.clone(), fault.kind)).collect();
+            assert_eq!(found, [(tree.name().to_owned(), FaultKind::Unreadable)], "{report}");
         }
     }
 }
@@ -578,7 +579,7 @@ fn a_manifest_whose_bytes_are_bad_is_deleted_with_all_its_references() {
         let scene = scene(&store);
         flip(&store, &owned_manifest(&store, "a/b", &scene.image), 5);
         assert_eq!(verify(&store).bad_count, 1);
-        store.delete_manifest(&name("a/b"), &scene.image).unwrap();
+        store.delete_manifest(&name("a/b"), &scene.image, &Pinned::none()).unwrap();
         drop(store);
         let report = verify(&open(&folder, inline));
         assert!(report.is_well() && report.orphan_count == 0, "{inline:?}: {report}");
@@ -603,6 +604,22 @@ fn what_a_kill_left_half_way_to_quarantine_is_moved_on() {
     }
 }
 
+/// Verifies by a clock of its own, until `go_on` has had enough: it is asked at each piece and each page.
+fn verify_until(
+    store: &Sled,
+    options: VerifyOptions,
+    mut go_on: impl FnMut(&Progress) -> bool,
+) -> Result<VerifyReport> {
+    // So slow that it tells of each piece.
+    store.verify_in(&options.rate(1), &mut Waiting::default(), &mut |progress| {
+        if go_on(progress) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })
+}
+
+fn interrupted(outcome: &Result<VerifyReport>) -> bool {
+    matches!(outcome, Err(Error::Interrupted(_)))
+}
+
 #[test]
 fn a_verification_that_was_ended_goes_on_where_it_stood() {
     let folder = folder();
@@ -612,43 +629,31 @@ fn a_verification_that_was_ended_goes_on_where_it_stood() {
     for digest in &bad {
         flip(&store, &owned_blob(&store, digest), 1);
     }
-    let mut ok = 0;
-    let mut bytes_read = 0;
-    let mut store = Some(store);
-    for round in 0.. {
-        let open_store = store.take().unwrap_or_else(|| open(&folder, Inline::UpTo(0)));
-        let mut told = 0;
-        let report = open_store
-            .verify(&VerifyOptions::new(), &mut |at| {
-                told += 1;
-                assert_eq!(at.of_bytes, 30 * 50_000);
-                // The piece in which it is ended is read again.
-                if told == 7 && round < 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            })
-            .unwrap();
-        assert_eq!(report.resumed, round > 0);
-        ok += report.blobs.ok;
-        bytes_read += report.blobs.bytes;
-        if report.complete {
-            assert_eq!(report.bad.iter().map(|bad| bad.digest).collect::<Vec<_>>(), bad, "all are reported");
-            assert_eq!(round, 3);
-            break;
-        }
-        assert!(!report.is_well() || report.bad.is_empty());
+    drop(store);
+    for round in 0..3 {
+        // As a kill would: nothing is kept but what is in the folder.
+        let store = open(&folder, Inline::UpTo(0));
+        // In the middle of the seventh it has had enough.
+        let ended = verify_until(&store, VerifyOptions::new(), |progress| {
+            assert_eq!(progress.of, Some(30 * 50_000));
+            progress.done < 7 * 50_000
+        });
+        assert!(interrupted(&ended), "round {round}");
     }
-    assert_eq!((ok, bytes_read), (27, 27 * 50_000), "each was read once");
-
     let store = open(&folder, Inline::UpTo(0));
-    let ended = store.verify(&VerifyOptions::new(), &mut |_| ControlFlow::Break(())).unwrap();
-    assert!(!ended.complete);
     let report = verify(&store);
-    assert_eq!(report.blobs.ok, 27, "what had not begun begins at the beginning");
-    store.verify(&VerifyOptions::new(), &mut |at| stop_after(at.bytes, 500_000)).unwrap();
-    assert_eq!(verify_with(&store, &VerifyOptions::new().restart(true)).blobs.ok, 27);
-}
+    // Six were read in each round; of the other twelve one is bad.
+    assert_eq!((report.resumed, report.blobs.ok), (true, 11), "{report}");
+    let found: Vec<Digest> = report.bad.iter().map(|bad| bad.digest).collect();
+    assert_eq!(found, bad, "all are reported, whoever found them");
+    assert_eq!((verify(&store).resumed, verify(&store).blobs.ok), (false, 27));
 
-fn stop_after(bytes: u64, most: u64) -> ControlFlow<()> {
-    if bytes > most { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    assert!(interrupted(&verify_until(&store, VerifyOptions::new(), |_| false)));
+    let report = verify(&store);
+    assert_eq!((report.resumed, report.blobs.ok), (false, 27), "what had read nothing goes on nowhere");
+    assert!(interrupted(&verify_until(&store, VerifyOptions::new(), |progress| progress.done < 500_000)));
+    let report = verify_with(&store, &VerifyOptions::new().restart(true));
+    assert_eq!((report.resumed, report.blobs.ok), (false, 27));
 }
 
 #[test]
@@ -656,12 +661,9 @@ fn one_that_was_ended_among_the_records_does_not_read_again() {
     let folder = folder();
     let store = open(&folder, Inline::default());
     scene(&store);
-    let ended = store
-        .verify(&VerifyOptions::new(), &mut |at| {
-            if at.records > 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        })
-        .unwrap();
-    assert_eq!((ended.complete, ended.blobs.ok), (false, 5));
+    let ended =
+        verify_until(&store, VerifyOptions::new(), |progress| progress.doing != "comparing references");
+    assert!(interrupted(&ended));
     let report = verify(&store);
     assert_eq!((report.resumed, report.blobs.ok, report.is_well()), (true, 0, true));
     assert_eq!(verify(&store).blobs.ok, 5);

@@ -7,7 +7,7 @@ use super::super::index::Changes;
 use super::super::quarantine::{self, Owned, Reading};
 use super::super::schema::{self, Layer, Manifest, Record, Tree, VERIFYING_KEY, Verifying};
 use super::super::writer::Terms;
-use super::{Run, Step, page};
+use super::{Run, page};
 use crate::error::{Error, Result};
 
 /// Where it stands is written down whenever so many bytes were read, or so many pages.
@@ -16,12 +16,12 @@ const NOTE_PAGES: u32 = 16;
 
 impl Run<'_> {
     /// Reads all blobs in the order of their digests, then all manifests.
-    pub(super) fn contents(&mut self, restart: bool) -> Step {
+    pub(super) fn contents(&mut self, restart: bool) -> Result<()> {
         let core = self.core();
         let (begun, totals) = core.read(|index| {
             Ok((index.get::<Verifying>(VERIFYING_KEY)?, super::super::accounts::totals(index)?))
         })?;
-        self.at.of_bytes = totals.blob_bytes + totals.manifest_bytes;
+        self.begin("reading content", Some(totals.blob_bytes + totals.manifest_bytes))?;
         let begun = begun.filter(|_| !restart);
         self.report.resumed = begun.is_some();
         let (blobs_after, manifests_after) = match begun {
@@ -35,12 +35,12 @@ impl Run<'_> {
         self.contents_of(Tree::Manifests, manifests_after)
     }
 
-    fn contents_of(&mut self, tree: Tree, mut after: Vec<u8>) -> Step {
+    fn contents_of(&mut self, tree: Tree, mut after: Vec<u8>) -> Result<()> {
         let place = |after: &[u8]| {
             (!after.is_empty() || tree == Tree::Manifests)
                 .then(|| Verifying { manifests: tree == Tree::Manifests, after: after.to_vec() })
         };
-        let (mut noted_at, mut pages) = (self.at.bytes, 0);
+        let (mut noted_at, mut pages) = (self.progress.done, 0);
         loop {
             let page = page(self.core(), tree, Some(after.as_slice()).filter(|after| !after.is_empty()))?;
             if page.is_empty() {
@@ -56,8 +56,8 @@ impl Run<'_> {
                     outcome?;
                 }
                 after = key;
-                if self.at.bytes - noted_at >= NOTE_BYTES {
-                    noted_at = self.at.bytes;
+                if self.progress.done - noted_at >= NOTE_BYTES {
+                    noted_at = self.progress.done;
                     self.note(place(&after).as_ref())?;
                 }
             }
@@ -68,12 +68,12 @@ impl Run<'_> {
         }
     }
 
-    fn content(&mut self, tree: Tree, owned: &Owned, quarantined: bool) -> Step {
+    fn content(&mut self, tree: Tree, owned: &Owned, quarantined: bool) -> Result<()> {
         if quarantined {
             // A kill may have left its bytes where they were; where there is no room for a copy they stay there.
             return match quarantine::put_aside(self.shared, owned) {
                 Ok(()) | Err(Error::DiskFull { .. }) => Ok(()),
-                Err(error) => Err(error.into()),
+                Err(error) => Err(error),
             };
         }
         let mut halt = None;
@@ -112,19 +112,18 @@ impl Run<'_> {
     }
 
     /// Counts bytes that were read, and waits until more may be.
-    fn paced(&mut self, bytes: u64) -> Step {
-        self.at.bytes += bytes;
+    fn paced(&mut self, bytes: u64) -> Result<()> {
         self.pace.took(bytes);
-        self.tell()?;
+        self.done(bytes)?;
         while self.pace.wait() {
-            self.tell()?;
+            self.done(0)?;
         }
         Ok(())
     }
 
     /// Writes down where it stands, or that it came to its end. Nothing depends on it: where that is refused, the next
     /// verification reads some content again.
-    pub(super) fn note(&self, place: Option<&Verifying>) -> Step {
+    pub(super) fn note(&self, place: Option<&Verifying>) -> Result<()> {
         let mut changes = Changes::new();
         match place {
             Some(place) => changes.set(VERIFYING_KEY.to_vec(), place)?,
@@ -132,7 +131,7 @@ impl Run<'_> {
         }
         match self.shared.writer.run(Terms::default(), move |desk| desk.apply(&changes)) {
             Ok(()) | Err(Error::DiskFull { .. }) => Ok(()),
-            Err(error) => Err(error.into()),
+            Err(error) => Err(error),
         }
     }
 }

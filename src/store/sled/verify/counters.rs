@@ -4,7 +4,7 @@ use super::super::accounts::{self, Others};
 use super::super::desk::Desk;
 use super::super::index::{Changes, Index};
 use super::super::schema::{self, Layer, Manifest, Record, Repository, TOTALS_KEY, Totals, Tree};
-use super::{Fault, FaultKind, Run, Step};
+use super::{Fault, FaultKind, Run};
 use crate::error::{Error, Result};
 use crate::oci::RepositoryName;
 
@@ -36,7 +36,7 @@ fn look<C: PartialEq>(recorded: impl Fn() -> Result<C>, count: impl Fn() -> Resu
 }
 
 impl Run<'_> {
-    pub(super) fn counters(&mut self) -> Step {
+    pub(super) fn counters(&mut self) -> Result<()> {
         self.pages(Tree::Repositories, |run, page| {
             for (key, _) in page {
                 match schema::repository_of_key(&key) {
@@ -49,7 +49,7 @@ impl Run<'_> {
         self.totals()
     }
 
-    fn repository(&mut self, repository: &RepositoryName) -> Step {
+    fn repository(&mut self, repository: &RepositoryName) -> Result<()> {
         let core = self.core();
         let looked = look(
             || core.read(|index| recorded(index, repository)),
@@ -87,7 +87,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn totals(&mut self) -> Step {
+    fn totals(&mut self) -> Result<()> {
         let core = self.core();
         let looked = look(|| core.read(recorded_totals), || core.read(count_totals).map(Some))?;
         let few = || {
@@ -121,7 +121,7 @@ impl Run<'_> {
 
     fn add(&mut self, tree: Tree, key: &[u8], kind: FaultKind, repaired: bool) {
         let record = super::records::describe(tree, key);
-        self.report.add_fault(Fault { tree: tree.name(), record, kind, repaired });
+        self.report.add_fault(Fault { tree: tree.name().to_owned(), record, kind, repaired });
     }
 }
 

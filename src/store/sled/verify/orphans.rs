@@ -12,14 +12,14 @@ use uuid::Uuid;
 
 use super::super::schema::{self, Layer, Manifest, Tree, Upload};
 use super::super::store::Core;
-use super::{Orphan, Run, Step};
+use super::{Orphan, Run};
 use crate::error::{Error, Result};
 
 /// How many ids are looked at at a time, about.
 const PARTITION: u64 = 1 << 19;
 
 impl Run<'_> {
-    pub(super) fn orphans(&mut self) -> Step {
+    pub(super) fn orphans(&mut self) -> Result<()> {
         let mut count = 0;
         self.ids(|_| count += 1)?;
         let partitions = count / PARTITION + 1;
@@ -54,12 +54,12 @@ impl Run<'_> {
     }
 
     /// Shows the ids of all content that there is.
-    fn ids(&mut self, mut see: impl FnMut(Uuid)) -> Step {
+    fn ids(&mut self, mut see: impl FnMut(Uuid)) -> Result<()> {
         let failed = |error: io::Error| Error::io("listing content")(error);
         for (number, id) in self.core().folder.ids().map_err(failed)?.enumerate() {
             see(id.map_err(failed)?);
             if number % super::PAGE == 0 {
-                self.tell()?;
+                self.done(0)?;
             }
         }
         let mut after: Option<Vec<u8>> = None;

@@ -45,6 +45,10 @@ impl<'a> Pace<'a> {
         Self { rate: rate.map(|rate| rate.max(1)), time, free_at }
     }
 
+    pub(super) fn now(&self) -> Duration {
+        self.time.now()
+    }
+
     /// Counts bytes that went by. What was not used is lost: a disk that was slow is not hurried afterwards.
     pub(super) fn took(&mut self, bytes: u64) {
         let Some(rate) = self.rate else { return };

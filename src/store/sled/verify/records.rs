@@ -14,7 +14,7 @@ use super::super::schema::{
 use super::super::staged;
 use super::super::store::Core;
 use super::repair;
-use super::{BadContent, Fault, FaultKind, Run, Step};
+use super::{Fault, FaultKind, Quarantined, Run};
 use crate::error::{Error, Result};
 use crate::oci::{Digest, Hasher, MediaType, RepositoryName};
 
@@ -48,7 +48,7 @@ const JUDGES: [(Tree, Judge); 11] = [
 ];
 
 impl Run<'_> {
-    pub(super) fn records(&mut self) -> Step {
+    pub(super) fn records(&mut self) -> Result<()> {
         for (tree, judge) in JUDGES {
             self.pages(tree, |run, page| {
                 let suspects = run.core().read(|index| {
@@ -71,7 +71,7 @@ impl Run<'_> {
     }
 
     /// Looks again at an entry in which something seemed wrong, and repairs it if that is wanted.
-    fn confirm(&mut self, tree: Tree, judge: Judge, key: Vec<u8>) -> Step {
+    fn confirm(&mut self, tree: Tree, judge: Judge, key: Vec<u8>) -> Result<()> {
         let record = describe(tree, &key);
         let repair = self.repair;
         let found = self.at_desk(move |core, desk| {
@@ -87,13 +87,18 @@ impl Run<'_> {
             Ok(outcome)
         })?;
         for (kind, repaired) in found {
-            self.report.add_fault(Fault { tree: tree.name(), record: record.clone(), kind, repaired });
+            self.report.add_fault(Fault {
+                tree: tree.name().to_owned(),
+                record: record.clone(),
+                kind,
+                repaired,
+            });
         }
         Ok(())
     }
 
     /// Content that is in quarantine, whoever put it there.
-    fn list_bad(&mut self, tree: Tree, key: &[u8], value: &[u8]) -> Step {
+    fn list_bad(&mut self, tree: Tree, key: &[u8], value: &[u8]) -> Result<()> {
         let owned = match tree {
             Tree::Layers => schema::decode::<Layer>(value).and_then(|layer| {
                 let digest = schema::digest_after(tree, key, &[])?;
@@ -118,7 +123,7 @@ impl Run<'_> {
             })?,
         };
         let why = self.reasons.remove(&owned.content.placement.id());
-        self.report.add_bad(BadContent {
+        self.report.add_bad(Quarantined {
             digest: *owned.digest(),
             manifest: tree == Tree::Manifests,
             why: why.unwrap_or_else(|| "it was found to be bad before".to_owned()),

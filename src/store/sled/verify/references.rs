@@ -9,7 +9,7 @@ use super::super::keep;
 use super::super::manifests;
 use super::super::schema::{self, Manifest, Tree};
 use super::super::store::Core;
-use super::{Fault, FaultKind, Run, Step, page, records};
+use super::{Fault, FaultKind, Run, page, records};
 use crate::error::{Error, Result};
 use crate::oci::{self, Contents, Digest, RepositoryName};
 
@@ -37,7 +37,7 @@ pub(super) struct Known {
 }
 
 impl Run<'_> {
-    pub(super) fn references(&mut self) -> Step {
+    pub(super) fn references(&mut self) -> Result<()> {
         let hasher = RandomState::new();
         let mut after: Option<Vec<u8>> = None;
         loop {
@@ -53,7 +53,7 @@ impl Run<'_> {
                         break;
                     }
                 }
-                self.tell()?;
+                self.done(page.len() as u64)?;
                 if page.is_empty() || !ended {
                     break;
                 }
@@ -66,7 +66,7 @@ impl Run<'_> {
     }
 
     /// Adds a manifest to a partition, and looks whether all that it references is recorded.
-    fn add_manifest(&mut self, partition: &mut Partition, hasher: &RandomState, key: &[u8]) -> Step {
+    fn add_manifest(&mut self, partition: &mut Partition, hasher: &RandomState, key: &[u8]) -> Result<()> {
         let first = partition.ends.take().map_or_else(|| key.to_vec(), |(first, _)| first);
         partition.ends = Some((first, key.to_vec()));
         let Some(known) = self.known(key)? else {
@@ -92,7 +92,7 @@ impl Run<'_> {
     }
 
     /// Looks whether all that is recorded of a partition's manifests is in their bytes.
-    fn recorded_references(&mut self, partition: &Partition, hasher: &RandomState) -> Step {
+    fn recorded_references(&mut self, partition: &Partition, hasher: &RandomState) -> Result<()> {
         let Some((first, last)) = &partition.ends else { return Ok(()) };
         let repository = |key: &[u8]| schema::digest_of_key(Tree::Manifests, key).map(|(name, _)| name);
         let (Ok(begin), Ok(end)) = (repository(first), repository(last)) else { return Ok(()) };
@@ -126,7 +126,7 @@ impl Run<'_> {
                     self.confirm_row(&known.record, &key, row, FaultKind::ReferenceUnfounded)?;
                 }
             }
-            self.tell()?;
+            self.done(0)?;
             if !after.starts_with(&end) && after > end {
                 return Ok(());
             }
@@ -134,7 +134,7 @@ impl Run<'_> {
     }
 
     /// Looks again, in the writer's thread, at a reference of a manifest whose bytes are known to have it or not to have it.
-    fn confirm_row(&mut self, record: &Manifest, key: &[u8], row: Vec<u8>, kind: FaultKind) -> Step {
+    fn confirm_row(&mut self, record: &Manifest, key: &[u8], row: Vec<u8>, kind: FaultKind) -> Result<()> {
         let text = records::describe(Tree::References, &row);
         let (content, key, repair) = (record.content, key.to_vec(), self.repair);
         let missing = kind == FaultKind::ReferenceMissing;
@@ -158,7 +158,12 @@ impl Run<'_> {
             Ok(Some(repair))
         })?;
         if let Some(repaired) = found {
-            self.report.add_fault(Fault { tree: Tree::References.name(), record: text, kind, repaired });
+            self.report.add_fault(Fault {
+                tree: Tree::References.name().to_owned(),
+                record: text,
+                kind,
+                repaired,
+            });
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::oci::{Digest, RepositoryName};
 
@@ -10,11 +10,9 @@ use crate::oci::{Digest, RepositoryName};
 const LISTED: usize = 1000;
 
 /// What a verification found.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct VerifyReport {
-    /// Whether it came to its end: otherwise it was ended early, and goes on the next time.
-    pub complete: bool,
     /// Whether it went on where an earlier one was ended: then content that that one read was not read again.
     pub resumed: bool,
     /// Blobs that were read.
@@ -26,7 +24,7 @@ pub struct VerifyReport {
     /// How many blobs and manifests are bad, each until it is pushed again.
     pub bad_count: u64,
     /// The first thousand of these.
-    pub bad: Vec<BadContent>,
+    pub bad: Vec<Quarantined>,
     /// How many records do not agree with others.
     pub fault_count: u64,
     /// How many of these were repaired.
@@ -46,7 +44,7 @@ pub struct VerifyReport {
 }
 
 /// Content that was read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Read {
     /// How many are their digest's.
@@ -56,9 +54,9 @@ pub struct Read {
 }
 
 /// A blob or a manifest whose bytes are bad. It counts as absent, and is in quarantine, as far as it is there at all.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
-pub struct BadContent {
+pub struct Quarantined {
     /// Its digest.
     pub digest: Digest,
     /// Whether it is a manifest, and not a blob.
@@ -70,11 +68,11 @@ pub struct BadContent {
 }
 
 /// A record that does not agree with others.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Fault {
     /// The tree that the record is in, or would be in.
-    pub tree: &'static str,
+    pub tree: String,
     /// Its key, as far as it can be read.
     pub record: String,
     /// What is wrong.
@@ -84,7 +82,7 @@ pub struct Fault {
 }
 
 /// Content that no record names.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Orphan {
     /// Where it is: a path in the data folder, or a tree and a key.
@@ -96,7 +94,7 @@ pub struct Orphan {
 macro_rules! kinds {
     ($($(#[doc = $doc:literal])* $kind:ident: $text:literal,)*) => {
         /// What is wrong with a record.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         #[serde(rename_all = "kebab-case")]
         #[non_exhaustive]
         pub enum FaultKind {
@@ -159,7 +157,7 @@ impl VerifyReport {
         self.bad_count == 0 && self.fault_count == self.repaired_count && self.unchecked_count == 0
     }
 
-    pub(super) fn add_bad(&mut self, bad: BadContent) {
+    pub(super) fn add_bad(&mut self, bad: Quarantined) {
         self.bad_count += 1;
         list(&mut self.bad, bad);
     }
@@ -214,11 +212,8 @@ impl fmt::Display for VerifyReport {
         }
         let Self { blobs, manifests, records, bad_count, fault_count, repaired_count, orphan_count, .. } =
             self;
-        let words = match (self.complete, self.resumed) {
-            (true, false) => "verified",
-            (true, true) => "verified from where the last verification was ended",
-            (false, _) => "ended early",
-        };
+        let words =
+            if self.resumed { "verified from where the last verification was ended" } else { "verified" };
         write!(
             f,
             "{words}: {} blobs and {} manifests ({} bytes) are good, {bad_count} are bad; of {records} records {fault_count} \
@@ -230,7 +225,7 @@ impl fmt::Display for VerifyReport {
     }
 }
 
-impl fmt::Display for BadContent {
+impl fmt::Display for Quarantined {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = if self.manifest { "manifest" } else { "blob" };
         write!(f, "{what} {}: {}; push it again to", self.digest, self.why)?;

@@ -56,14 +56,14 @@ impl Generations {
 }
 
 /// What an open blob knows of the store that it is of.
-pub(super) struct Watch {
+pub(super) struct Opened {
     core: Arc<Core>,
     /// An open blob does not keep the store open.
     store: Weak<Shared>,
     owned: Owned,
 }
 
-impl Watch {
+impl Opened {
     pub(super) fn new(store: &Arc<Shared>, owned: Owned) -> Self {
         Self { core: Arc::clone(&store.core), store: Arc::downgrade(store), owned }
     }
@@ -98,12 +98,12 @@ impl Watch {
     pub(super) fn check(self: &Arc<Self>) -> Option<Box<dyn Check>> {
         let seen = self.core.seen.contains(self.owned.content.placement.id());
         let hasher = Hasher::new(self.owned.digest().algorithm());
-        (!seen).then(|| Box::new(Hashing { watch: Arc::clone(self), hasher }) as _)
+        (!seen).then(|| Box::new(Hashing { opened: Arc::clone(self), hasher }) as _)
     }
 }
 
 struct Hashing {
-    watch: Arc<Watch>,
+    opened: Arc<Opened>,
     hasher: Hasher,
 }
 
@@ -114,11 +114,11 @@ impl Check for Hashing {
 
     fn finish(self: Box<Self>) -> io::Result<()> {
         let found = self.hasher.finish();
-        if found == *self.watch.owned.digest() {
-            self.watch.core.seen.add(self.watch.owned.content.placement.id());
+        if found == *self.opened.owned.digest() {
+            self.opened.core.seen.add(self.opened.owned.content.placement.id());
             return Ok(());
         }
-        Err(self.watch.met(io::Error::new(ErrorKind::InvalidData, self.watch.mismatch(&found))))
+        Err(self.opened.met(io::Error::new(ErrorKind::InvalidData, self.opened.mismatch(&found))))
     }
 }
 

@@ -1,0 +1,92 @@
+//! What can be done to a store while it is in use, and how: on the store itself where nobody has it, and through the
+//! process that has it otherwise. To add one: a variant of [`Operation`], of [`Report`], and what each does.
+
+use std::fmt;
+use std::io::{self, IsTerminal};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sledge::Error;
+use sledge::store::sled::{
+    Options, Progress, Sled, SnapshotOptions, SnapshotReport, VerifyOptions, VerifyReport, Watch,
+};
+
+use crate::control;
+use crate::printer::{Failure, Printer};
+
+/// An operation, as it goes over the socket: `{"command": "snapshot", ...}`. Its paths are absolute.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "kebab-case")]
+pub(crate) enum Operation {
+    Snapshot { folder: PathBuf, options: SnapshotOptions },
+    Verify { options: VerifyOptions },
+}
+
+/// What an operation did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Report {
+    Snapshot(SnapshotReport),
+    Verify(VerifyReport),
+}
+
+impl Operation {
+    pub(crate) fn run(&self, store: &Sled, watch: Watch<'_>) -> sledge::Result<Report> {
+        match self {
+            Self::Snapshot { folder, options } => {
+                store.snapshot(folder, options, watch).map(Report::Snapshot)
+            }
+            Self::Verify { options } => store.verify(options, watch).map(Report::Verify),
+        }
+    }
+
+    /// Runs on the store in a folder, whoever has that open.
+    pub(crate) fn run_on(&self, data: &Path, printer: Printer) -> Result<Report, Failure> {
+        let mut watch = watch(printer);
+        match Options::new().create(false).open(data) {
+            Ok(store) => self.run(&store, &mut watch).map_err(|error| Failure::new("", error)),
+            Err(Error::Locked(_)) => control::ask(data, self, &mut watch),
+            Err(error) => Err(cannot_open(data, error)),
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Snapshot(report) => crate::snapshot::show(report, f),
+            Self::Verify(report) => writeln!(f, "{report}"),
+        }
+    }
+}
+
+/// Tells people how it goes on, and nobody else.
+pub(crate) fn watch(printer: Printer) -> impl FnMut(&Progress) -> ControlFlow<()> {
+    let told = io::stderr().is_terminal();
+    move |progress| {
+        if told {
+            printer.note(progress);
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+pub(crate) fn cannot_open(data: &Path, error: Error) -> Failure {
+    let hint = match &error {
+        Error::NoStore(_) | Error::NotAStore { .. } => {
+            Some("give --data the folder of a store, as `sledge serve` says it")
+        }
+        Error::Locked(_) => Some("stop the process that has it first"),
+        Error::Damaged { .. } => Some("`sledge rescue` makes a new store of what can be read"),
+        Error::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+            Some("run it as the owner of the folder")
+        }
+        _ => None,
+    };
+    let failure = Failure::new(format!("cannot open the store in {}", data.display()), error);
+    match hint {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
+}

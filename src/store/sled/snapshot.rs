@@ -1,0 +1,254 @@
+//! A copy of a store in use, as it was at one moment.
+//!
+//! The writer tells a [`Journal`] of every change from now on, while all trees are scanned into a new index, a page at a time;
+//! then the journal is ended by a piece of work of the writer's, and its changes are made over what was scanned. The end of the
+//! journal is the moment that the snapshot is of. Nobody waits for the scan: readers never, and writers for two short pieces of
+//! work and a line in the journal each.
+//!
+//! From before the scan until all files have been brought over, the writer puts off removing what is retired: each file that a
+//! record names at that moment is there to be linked. Open sessions are no part of a snapshot; what is theirs, and what is
+//! being prepared or removed, is swept out of it by opening it once as the store that it is to be.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::carry::{Carried, Carrier, Share, content_of};
+use super::folder;
+use super::journal::{self, Journal};
+use super::making::Beside;
+use super::options::Options;
+use super::progress::{Steps, Watch};
+use super::rewrite::{self, Rewrite};
+use super::schema::{self, Content, Layer, Leftover, Manifest, Placement, Tree, Upload};
+use super::store::{Shared, Sled};
+use super::writer::{Terms, Writer};
+use crate::error::{Error, Result};
+
+/// How a snapshot is taken.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct SnapshotOptions {
+    /// An earlier snapshot beside which the new one is made: where the store itself is on another filesystem, files that it has
+    /// are linked from there instead of being copied again.
+    pub since: Option<PathBuf>,
+}
+
+impl SnapshotOptions {
+    /// No earlier snapshot.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// An earlier snapshot to share files with.
+    #[must_use]
+    pub fn since(mut self, since: impl Into<PathBuf>) -> Self {
+        self.since = Some(since.into());
+        self
+    }
+}
+
+/// What a snapshot holds and what it cost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct SnapshotReport {
+    /// Where it is.
+    pub folder: PathBuf,
+    /// The records and chunks that were copied.
+    pub records: u64,
+    /// The changes that were made meanwhile, and are in it.
+    pub changes: u64,
+    /// How the files came to it.
+    pub files: Carried,
+    /// For how long in all the store's writer was kept from other work.
+    pub held: Duration,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl Sled {
+    /// Makes a copy of this store, as it is at one moment, in a folder that is new or empty. The copy is a store of its own, and
+    /// the folder has its name only when it is whole and durable. Reads and writes go on meanwhile; what is deleted gives its
+    /// room back when the snapshot is done.
+    ///
+    /// Files are linked where the copy is on the same filesystem, so that it costs no room for them: neither store ever changes
+    /// a committed file. What was acknowledged before the call is in it; open upload sessions are not.
+    ///
+    /// # Errors
+    /// [`Error::NotAStore`] where the folder holds something; [`Error::Locked`] where a snapshot is being taken there;
+    /// [`Error::Unsupported`] for a folder inside the store's, for a second snapshot of this store at once, and for a `since` that
+    /// is no store; [`Error::Interrupted`]; what reading and writing fail with. Nothing is left then but a folder beside it
+    /// whose name ends in `.unfinished`, if even that, which the next snapshot there removes.
+    pub fn snapshot(
+        &self,
+        folder: impl AsRef<Path>,
+        options: &SnapshotOptions,
+        mut watch: Watch<'_>,
+    ) -> Result<SnapshotReport> {
+        take(&self.0, folder.as_ref(), options, &mut watch)
+    }
+}
+
+fn take(
+    shared: &Shared,
+    folder: &Path,
+    options: &SnapshotOptions,
+    watch: &mut Watch<'_>,
+) -> Result<SnapshotReport> {
+    let begun = Instant::now();
+    let core = &shared.core;
+    let since = options.since.as_deref().map(earlier).transpose()?;
+    let mut target = Beside::prepare(folder, core.folder.path())?;
+    let hold = Hold::begin(&shared.writer, Journal::create(&target.path.join(JOURNAL))?)?;
+
+    let new = Rewrite::begin(&target.path.join(folder::NEW_INDEX))?;
+    let records = new.copy(&mut Steps::begin(watch, "copying records", None)?, |tree, after| {
+        core.read(|index| rewrite::page(index, tree, after))
+    })?;
+    let (journal, held) = hold.end_journal()?;
+    let mut changes = 0;
+    let mut steps = Steps::begin(watch, "adding what was changed meanwhile", None)?;
+    journal::replay(journal, |tree, key, value| {
+        changes += 1;
+        steps.done(1)?;
+        new.put(tree, key, value)
+    })?;
+    fs::remove_file(target.path.join(JOURNAL)).map_err(Error::io("removing the journal of a snapshot"))?;
+    end_sessions(&new)?;
+
+    let to = content_of(&target.path);
+    let mut carrier = Carrier::new(core.folder.content_folder().to_owned(), since, to, Share::Files);
+    bring_files(&new, &mut carrier, watch)?;
+    drop(hold);
+    let files = carrier.finish()?;
+    new.finish()?;
+    // Dropping the store finishes what is to be removed, and what that did is durable.
+    drop(target.open(options_of_a_copy())?);
+    target.finish()?;
+    Ok(SnapshotReport { folder: folder.to_owned(), records, changes, files, held, took: begun.elapsed() })
+}
+
+/// How a new copy of a store is opened to be swept: it needs no room beside the index itself.
+pub(super) fn options_of_a_copy() -> Options {
+    Options::new().reserve(0)
+}
+
+/// The content folder of an earlier snapshot.
+fn earlier(since: &Path) -> Result<PathBuf> {
+    if since.join(folder::FORMAT_FILE).is_file() && content_of(since).is_dir() {
+        return Ok(content_of(since));
+    }
+    Err(Error::Unsupported(format!("{} holds no earlier snapshot", since.display())))
+}
+
+/// Makes leftovers of the sessions that a copy has: their bytes are not brought along, or are chunks to be removed. A verification
+/// that was begun where it comes from has seen nothing of its files.
+pub(super) fn end_sessions(new: &Rewrite) -> Result<()> {
+    let uploads: Vec<_> = new.index().scan(Tree::Uploads, &[], None)?.collect::<Result<_>>()?;
+    for (key, value) in uploads {
+        let upload: Upload = schema::decode(&value)?;
+        let content = Content { placement: upload.placement, size: upload.current.offset };
+        let leftover = schema::encode(&Leftover { content, manifest: None })?;
+        new.put(Tree::Uploads, &key, None)?;
+        new.put(Tree::Leftovers, &schema::id_key(content.placement.id()), Some(&leftover))?;
+    }
+    new.put(Tree::Meta, schema::VERIFYING_KEY, None)
+}
+
+/// Brings every file that a record of the new index names.
+pub(super) fn bring_files(new: &Rewrite, carrier: &mut Carrier, watch: &mut Watch<'_>) -> Result<()> {
+    let mut steps = Steps::begin(watch, "bringing files", None)?;
+    let mut bring = |content: Content, named: &dyn Fn() -> String| match content.placement {
+        Placement::Inline(_) => Ok(()),
+        Placement::File(id) => {
+            carrier.bring(id, content.size, named)?;
+            steps.done(1)
+        }
+    };
+    for entry in new.index().scan(Tree::Layers, &[], None)? {
+        let (key, value) = entry?;
+        let layer: Layer = schema::decode(&value)?;
+        // Bytes that are known to be bad are not to be had: until it is pushed again, the blob counts as absent.
+        if layer.quarantined_at.is_none() {
+            bring(layer.content, &|| format!("blob {}", schema::shown(&key)))?;
+        }
+    }
+    for entry in new.index().scan(Tree::Manifests, &[], None)? {
+        let (key, value) = entry?;
+        let manifest: Manifest = schema::decode(&value)?;
+        if manifest.quarantined_at.is_none() {
+            bring(manifest.content, &|| format!("manifest {}", schema::shown(&key)))?;
+        }
+    }
+    // What is left of a manifest that is gone is told by its bytes, so that they are needed to remove it. Some are still being
+    // written: of those nothing hangs on the bytes yet.
+    for entry in new.index().scan(Tree::Leftovers, &[], None)? {
+        let leftover: Leftover = schema::decode(&entry?.1)?;
+        if leftover.manifest.is_some()
+            && let Placement::File(id) = leftover.content.placement
+        {
+            carrier.bring_if_there(id)?;
+        }
+    }
+    Ok(())
+}
+
+const JOURNAL: &str = "unfinished-journal";
+
+/// What keeps the writer telling of changes, and from removing anything.
+struct Hold<'a> {
+    writer: &'a Writer,
+    journal: Uuid,
+    /// For how long the writer was busy with it so far.
+    held: Duration,
+}
+
+impl<'a> Hold<'a> {
+    fn begin(writer: &'a Writer, journal: Journal) -> Result<Self> {
+        let id = journal.id;
+        let held = writer.run(Terms::default(), move |desk| {
+            let begun = Instant::now();
+            let copying = desk.copying();
+            if copying.journal.is_some() {
+                return Err(Error::Unsupported(
+                    "a snapshot of this store is being taken already: wait for it".to_owned(),
+                ));
+            }
+            copying.journal = Some(journal);
+            copying.holds += 1;
+            Ok(begun.elapsed())
+        })?;
+        Ok(Self { writer, journal: id, held })
+    }
+
+    /// Ends the journal: this is the moment that the snapshot is of. What was changed before it is durable in the store.
+    fn end_journal(&self) -> Result<(File, Duration)> {
+        let id = self.journal;
+        let (journal, busy) = self.writer.run(Terms::default(), move |desk| {
+            let begun = Instant::now();
+            desk.sync()?;
+            let journal = desk.copying().end_journal(id);
+            Ok((journal, begun.elapsed()))
+        })?;
+        let reopened = || Error::Unavailable("its index was opened again meanwhile: try again".to_owned());
+        let (file, spent) = journal.ok_or_else(reopened)?.finish()?;
+        Ok((file, self.held + spent + busy))
+    }
+}
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        // A writer that has stopped removes nothing any more either.
+        let id = self.journal;
+        let _ = self.writer.run(Terms::default(), move |desk| {
+            let copying = desk.copying();
+            copying.end_journal(id);
+            copying.holds = copying.holds.saturating_sub(1);
+            Ok(())
+        });
+    }
+}

@@ -1,0 +1,281 @@
+//! Snapshots of a store in use: whole, of one moment, and independent of the store that they were taken of.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test stops at the first surprise, and says what it measured"
+)]
+
+use std::fs;
+use std::io::Write as _;
+use std::ops::ControlFlow;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+
+use sledge::Error;
+use sledge::oci::{Manifest, Tag};
+use sledge::store::sled::{Progress, SnapshotOptions};
+use sledge::store::{Condition, Manage, Pinned, Push, UploadOptions};
+
+use crate::images::{check_whole, content, image, name, number, on, open, push, put, read, snapshot, tag};
+
+mod images;
+
+#[test]
+fn a_snapshot_of_a_store_in_use_is_the_state_at_one_moment() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("store"));
+    let busy = name("busy");
+    // Something to scan, so that there is a while in which things change.
+    for many in 0..150_u64 {
+        let manifest = image(&store, &name("still"), "still", many);
+        let tags: Vec<Tag> = (0..32).map(|n| tag(&format!("t-{many}-{n}"))).collect();
+        put(&store, &name("still"), &manifest, &tags);
+    }
+    let stop = AtomicBool::new(false);
+    // By thread: the last image whose both tags were acknowledged, and the last that was begun.
+    let acknowledged: Vec<AtomicU64> = (0..8).map(|_| AtomicU64::new(0)).collect();
+    let begun: Vec<AtomicU64> = (0..8).map(|_| AtomicU64::new(0)).collect();
+
+    let outcome = thread::scope(|scope| {
+        for who in 0..8 {
+            let (store, busy, stop, acknowledged, begun) = (&store, &busy, &stop, &acknowledged, &begun);
+            scope.spawn(move || {
+                let mut before: Option<Manifest> = None;
+                for round in 1.. {
+                    if stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    let manifest = image(store, busy, &who.to_string(), round);
+                    begun[who].store(round, Ordering::SeqCst);
+                    // At once, and one after the other.
+                    put(store, busy, &manifest, &[tag(&format!("left-{who}")), tag(&format!("right-{who}"))]);
+                    store
+                        .tag(busy, manifest.digest(), &tag(&format!("first-{who}")), &Condition::Any)
+                        .unwrap();
+                    store
+                        .tag(busy, manifest.digest(), &tag(&format!("second-{who}")), &Condition::Any)
+                        .unwrap();
+                    put(store, busy, &manifest, &[tag(&format!("only-{who}-{round}"))]);
+                    if let Some(before) = before.replace(manifest) {
+                        store.delete_manifest(busy, before.digest(), &Pinned::none()).unwrap();
+                        for reference in before.contents().unwrap().references {
+                            store.delete_blob(busy, &reference.digest).unwrap();
+                        }
+                    }
+                    acknowledged[who].store(round, Ordering::SeqCst);
+                }
+            });
+        }
+        let load = |of: &[AtomicU64]| -> Vec<u64> { of.iter().map(|n| n.load(Ordering::SeqCst)).collect() };
+        let taken = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            while load(&acknowledged).iter().any(|number| *number < 3) {
+                thread::yield_now();
+            }
+            let mut taken = Vec::new();
+            for n in 0..4 {
+                let target = folder.path().join(format!("snapshot-{n}"));
+                let least = load(&acknowledged);
+                let report = snapshot(&store, &target);
+                taken.push((target, report, least, load(&begun)));
+            }
+            taken
+        }));
+        stop.store(true, Ordering::Relaxed);
+        taken
+    });
+    let taken = outcome.unwrap();
+    drop(store);
+    fs::remove_dir_all(folder.path().join("store")).unwrap();
+
+    for (target, report, least, most) in taken {
+        println!(
+            "{} records, {} changes meanwhile, {:?}, writer held {:?}",
+            report.records, report.changes, report.took, report.held
+        );
+        assert!(report.changes > 0, "nothing was changed meanwhile: the test shows nothing");
+        assert_eq!(report.files.bad, 0, "{:?}", report.files.bad_content);
+        let copy = open(&target);
+        assert!(check_whole(&copy) >= 158);
+        for who in 0..8 {
+            let of = |kind: &str| number(&copy, &busy, &tag(&format!("{kind}-{who}"))).unwrap_or_default();
+            let (left, right, first, second) = (of("left"), of("right"), of("first"), of("second"));
+            assert_eq!(left, right, "set in one piece");
+            assert!(
+                (least[who]..=most[who]).contains(&left),
+                "{left} is not in {}..={}",
+                least[who],
+                most[who]
+            );
+            // Deleting the one before takes its tags: then there is none for a moment, but never one out of order.
+            assert!(first == left || first + 1 == left || first == 0, "{first} after {left}");
+            assert!(second == first || second + 1 == first || second == 0, "{second} after {first}");
+            for gone in 1..least[who] {
+                assert_eq!(number(&copy, &busy, &tag(&format!("only-{who}-{gone}"))), None, "deleted before");
+            }
+        }
+        // Nothing is left of what was on its way in or out.
+        drop(copy);
+        let copy = open(&target);
+        let named = 2 * (150 + 8 * 2);
+        assert!(content(&target).len() <= named, "{} files", content(&target).len());
+        drop(copy);
+    }
+}
+
+#[test]
+fn a_snapshot_shares_its_files_and_outlives_the_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, target) = (folder.path().join("store"), folder.path().join("deep/snapshot"));
+    let store = open(&data);
+    let manifest = image(&store, &name("a"), "x", 1);
+    put(&store, &name("a"), &manifest, &[tag("latest")]);
+    // A session, whose bytes are in a file, and which is no part of a snapshot.
+    let mut upload = store.start_upload(&name("a"), &UploadOptions::new()).unwrap();
+    upload.write_all(&[7; 100_000]).unwrap();
+    let session = upload.id();
+    upload.suspend().unwrap();
+    assert_eq!(content(&data).len(), 2);
+
+    let report = snapshot(&store, &target);
+    assert_eq!((report.files.linked.files, report.files.copied.files, report.files.bad), (1, 0, 0));
+    let shared = content(&target);
+    assert_eq!(shared.len(), 1);
+    assert!(shared.iter().all(|(name, inode)| content(&data)[name] == *inode));
+    assert!(!folder.path().join("deep/snapshot.unfinished").exists());
+
+    // Whatever happens to the store now is nothing to the snapshot, and the other way round.
+    store.delete_manifest(&name("a"), manifest.digest(), &Pinned::none()).unwrap();
+    let copy = open(&target);
+    assert_eq!(check_whole(&copy), 1);
+    assert!(matches!(copy.upload_status(&name("a"), session), Err(Error::UploadUnknown { .. })));
+    assert!(store.upload_status(&name("a"), session).is_ok());
+    for reference in manifest.contents().unwrap().references {
+        copy.delete_blob(&name("a"), &reference.digest).unwrap();
+        assert!(read(&store, &name("a"), &reference.digest).is_ok());
+    }
+    let next = image(&copy, &name("a"), "x", 2);
+    put(&copy, &name("a"), &next, &[tag("latest")]);
+    drop((store, copy));
+    fs::remove_dir_all(&data).unwrap();
+    assert_eq!(number(&open(&target), &name("a"), &tag("latest")), Some(2));
+}
+
+#[test]
+fn on_another_filesystem_files_are_copied_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let elsewhere = tempfile::tempdir_in("/dev/shm").unwrap();
+    if fs::metadata(folder.path()).unwrap().dev() == fs::metadata(elsewhere.path()).unwrap().dev() {
+        println!("there is only one filesystem here");
+        return;
+    }
+    let store = open(&folder.path().join("store"));
+    for number in 0..5 {
+        let manifest = image(&store, &name("a"), "x", number);
+        put(&store, &name("a"), &manifest, &[tag(&format!("t{number}"))]);
+    }
+    let first = elsewhere.path().join("first");
+    let report = snapshot(&store, &first);
+    assert_eq!((report.files.linked.files, report.files.copied.files), (0, 5));
+    for number in 5..7 {
+        let manifest = image(&store, &name("a"), "x", number);
+        put(&store, &name("a"), &manifest, &[tag(&format!("t{number}"))]);
+    }
+    let second = elsewhere.path().join("second");
+    let since = SnapshotOptions::new().since(&first);
+    let report = store.snapshot(&second, &since, &mut on).unwrap();
+    assert_eq!((report.files.linked_since.files, report.files.copied.files, report.files.bad), (5, 2, 0));
+    drop(store);
+    fs::remove_dir_all(folder.path().join("store")).unwrap();
+    fs::remove_dir_all(&first).unwrap();
+    assert_eq!(check_whole(&open(&second)), 7);
+}
+
+#[test]
+fn a_place_that_is_taken_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("store");
+    let store = open(&data);
+    push(&store, &name("a"), b"x");
+    let take = |target: &Path| store.snapshot(target, &SnapshotOptions::new(), &mut on);
+
+    let full = folder.path().join("full");
+    fs::create_dir(&full).unwrap();
+    fs::write(full.join("thesis.tex"), b"precious").unwrap();
+    assert!(matches!(take(&full), Err(Error::NotAStore { found, .. }) if found == "thesis.tex"));
+    assert_eq!(fs::read(full.join("thesis.tex")).unwrap(), b"precious");
+    assert!(matches!(take(&data.join("inside")), Err(Error::Unsupported(_))));
+    assert!(matches!(take(&data), Err(Error::NotAStore { .. })));
+    let since = SnapshotOptions::new().since(&full);
+    let nothing = store.snapshot(folder.path().join("b"), &since, &mut on);
+    assert!(matches!(nothing, Err(Error::Unsupported(_))));
+
+    // What somebody else keeps under the name that an unfinished one has.
+    let unfinished = folder.path().join("new.unfinished");
+    fs::create_dir(&unfinished).unwrap();
+    fs::write(unfinished.join("thesis.tex"), b"precious").unwrap();
+    assert!(matches!(take(&folder.path().join("new")), Err(Error::NotAStore { .. })));
+    assert_eq!(fs::read(unfinished.join("thesis.tex")).unwrap(), b"precious");
+}
+
+#[test]
+fn one_that_was_cut_short_is_no_snapshot_and_is_begun_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("store"));
+    let manifest = image(&store, &name("a"), "x", 1);
+    put(&store, &name("a"), &manifest, &[tag("latest")]);
+    let target = folder.path().join("snapshot");
+    let unfinished = folder.path().join("snapshot.unfinished");
+
+    // Interrupted at each thing that it says it does: nothing is left, and nothing is held back any more.
+    for after in 0.. {
+        let mut told = 0;
+        let mut watch = |_: &Progress| {
+            told += 1;
+            if told > after { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        match store.snapshot(&target, &SnapshotOptions::new(), &mut watch) {
+            Err(Error::Interrupted(_)) => assert!(!target.exists() && !unfinished.exists()),
+            outcome => {
+                outcome.unwrap();
+                assert!(after >= 3, "it says what it does");
+                break;
+            }
+        }
+    }
+    fs::rename(&target, &unfinished).unwrap();
+    // As a kill leaves it: at its very end, without its format, with its index still unfinished.
+    for step in 0..4 {
+        match step {
+            1 => fs::remove_file(unfinished.join("format")).unwrap(),
+            2 => fs::rename(unfinished.join("index"), unfinished.join("unfinished-index")).unwrap(),
+            3 => fs::write(unfinished.join("unfinished-journal"), b"torn").unwrap(),
+            _ => {}
+        }
+        snapshot(&store, &target);
+        assert_eq!(check_whole(&open(&target)), 1);
+        fs::remove_dir_all(&unfinished).ok();
+        fs::rename(&target, &unfinished).unwrap();
+    }
+}
+
+#[test]
+fn a_missing_file_does_not_keep_the_rest_from_being_saved() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("store");
+    let store = open(&data);
+    let lost = push(&store, &name("a"), &[1; 50_000]);
+    let file = content(&data).into_keys().next().unwrap();
+    let kept = push(&store, &name("a"), &[2; 50_000]);
+    fs::remove_file(data.join("content").join(file)).unwrap();
+    let target = folder.path().join("snapshot");
+    let report = snapshot(&store, &target);
+    assert_eq!((report.files.linked.files, report.files.bad), (1, 1));
+    assert_eq!(report.files.bad_content[0].digest, format!("blob {lost}"));
+    assert_eq!(report.files.bad_content[0].reason, "its file is missing");
+    assert_eq!(read(&open(&target), &name("a"), &kept).unwrap(), [2; 50_000]);
+}
