@@ -28,7 +28,7 @@ const AT_THE_ROOT: [(&str, &str); 3] =
     [("Error", "error::Error"), ("ErrorCode", "error::ErrorCode"), ("Result", "error::Result")];
 
 /// The modules that alone may name a crate. Crates that are not listed may be named anywhere.
-const CRATES: [(&str, &[&str]); 14] = [
+const CRATES: [(&str, &[&str]); 16] = [
     ("bincode", &["store::sled"]),
     ("crossbeam", &["store::sled"]),
     ("memmap2", &["store::sled"]),
@@ -42,6 +42,8 @@ const CRATES: [(&str, &[&str]); 14] = [
     ("hyper_util", &["server"]),
     ("tokio", &["server", "bin"]),
     ("clap", &["bin"]),
+    ("humantime", &["bin"]),
+    ("wildmatch", &["bin"]),
     ("tracing_subscriber", &["bin"]),
 ];
 

@@ -9,6 +9,8 @@
 )]
 
 mod control;
+mod gc;
 mod kill;
 mod memory;
 mod server;
+mod verify;

@@ -130,6 +130,14 @@ pub struct Collected {
     pub damaged: u64,
 }
 
+impl Collected {
+    /// Whether nothing was removed, or nothing would be.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.tags + self.uploads + self.manifests + self.links == 0
+    }
+}
+
 impl fmt::Display for Collected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { tags, uploads, manifests, links, blobs, bytes, damaged, .. } = self;

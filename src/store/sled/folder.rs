@@ -20,6 +20,8 @@ pub(super) struct Folder {
     quarantine: PathBuf,
     /// Whether the folder for content that failed may be there: it is made at need.
     has_quarantine: AtomicBool,
+    /// Whether something was removed from it since it was last synced.
+    quarantine_changed: AtomicBool,
     _lock: File,
 }
 
@@ -89,7 +91,16 @@ impl Folder {
             File::open(&content).map_err(Error::io(format!("opening the folder {}", content.display())))?;
         let quarantine = path.join(QUARANTINE);
         let has_quarantine = AtomicBool::new(quarantine.exists());
-        Ok(Self { path, content, content_handle, quarantine, has_quarantine, _lock: lock })
+        let quarantine_changed = AtomicBool::new(false);
+        Ok(Self {
+            path,
+            content,
+            content_handle,
+            quarantine,
+            has_quarantine,
+            quarantine_changed,
+            _lock: lock,
+        })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -128,9 +139,20 @@ impl Folder {
         self.content_handle.sync_all()
     }
 
-    /// Makes files that were made or removed in `quarantine/` stay so.
+    /// Makes files that were put into `quarantine/` stay there.
     pub(super) fn sync_quarantine(&self) -> io::Result<()> {
-        if self.has_quarantine() { sync_folder(&self.quarantine) } else { Ok(()) }
+        sync_folder(&self.quarantine)
+    }
+
+    /// Makes files that [`Folder::remove`] took out of `quarantine/` stay so, if it did.
+    pub(super) fn sync_changed_quarantine(&self) -> io::Result<()> {
+        if self.quarantine_changed.swap(false, Ordering::AcqRel)
+            && let Err(error) = self.sync_quarantine()
+        {
+            self.quarantine_changed.store(true, Ordering::Release);
+            return Err(error);
+        }
+        Ok(())
     }
 
     /// Makes the folder for content that failed, so that it stays.
@@ -151,7 +173,14 @@ impl Folder {
             Placement::Inline(_) => true,
             Placement::File(id) => remove_file(&self.content(*id)),
         };
-        in_content && (!self.has_quarantine() || remove_file(&self.quarantined(content.id())))
+        if !self.has_quarantine() {
+            return in_content;
+        }
+        let path = self.quarantined(content.id());
+        if path.exists() {
+            self.quarantine_changed.store(true, Ordering::Release);
+        }
+        remove_file(&path) && in_content
     }
 
     /// How many bytes the filesystem has left for us.

@@ -141,7 +141,7 @@ pub(super) fn sweep(desk: &mut Desk<'_>, core: &Core, retired: &mut Vec<Retired>
     }
     let files =
         retired.drain(..done).any(|gone| matches!(gone.leftover.content.placement, Placement::File(_)));
-    if files && core.folder.sync_content().is_err() || core.folder.sync_quarantine().is_err() {
+    if files && core.folder.sync_content().is_err() || core.folder.sync_changed_quarantine().is_err() {
         return Ok(());
     }
     desk.apply(&finished)
