@@ -24,12 +24,14 @@ mod progress;
 mod restore;
 mod retain;
 mod rewrite;
+mod room;
 mod schema;
 mod sessions;
 mod snapshot;
 mod staged;
 mod store;
 mod uploads;
+mod usage;
 mod writer;
 
 #[cfg(test)]
@@ -44,3 +46,4 @@ pub use restore::{RestoreOptions, RestoreReport, restore};
 pub use retain::{MOST_KEPT_LAST, Retention};
 pub use snapshot::{SnapshotOptions, SnapshotReport};
 pub use store::Sled;
+pub use usage::{RepositoryUsage, Usage};

@@ -17,6 +17,7 @@ use super::layers;
 use super::leftovers;
 use super::manifests;
 use super::options::Options;
+use super::room::Room;
 use super::schema::{self, Kept, Uptime, damaged};
 use super::sessions::Sessions;
 use super::writer::{Terms, Writer};
@@ -49,6 +50,7 @@ pub(super) struct Core {
     pub(super) folder: Folder,
     pub(super) options: Options,
     pub(super) clock: Clock,
+    pub(super) room: Room,
     /// Tells this boot of the machine from others, where the system says.
     pub(super) boot: Option<Uuid>,
 }
@@ -96,8 +98,10 @@ impl Sled {
         let index = location.open()?;
         let silence = options.writer_silence;
         let clock = Clock::open(&index)?;
+        let room = Room::open(options.budget, &index, &folder)?;
         let core = Arc::new(Core {
             clock,
+            room,
             index: ShardedLock::new(Some(index)),
             location,
             folder,
