@@ -15,6 +15,7 @@ use sledge::store::sled::{
 use crate::control;
 use crate::policy::Policy;
 use crate::printer::{Failure, Printer};
+use crate::usage::{self, Used};
 
 /// An operation, as it goes over the socket: `{"command": "snapshot", ...}`. Its paths are absolute.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +23,7 @@ use crate::printer::{Failure, Printer};
 pub(crate) enum Operation {
     Snapshot { folder: PathBuf, options: SnapshotOptions },
     Gc { dry_run: bool, policy: Policy },
+    Usage,
     Verify { options: VerifyOptions },
 }
 
@@ -31,6 +33,7 @@ pub(crate) enum Operation {
 pub(crate) enum Report {
     Snapshot(SnapshotReport),
     Gc { dry_run: bool, collected: Collected },
+    Usage(Used),
     Verify(VerifyReport),
 }
 
@@ -46,6 +49,7 @@ impl Operation {
                 let collected = store.collect(&options, watch)?;
                 Ok(Report::Gc { dry_run: *dry_run, collected })
             }
+            Self::Usage => usage::of(store).map(Report::Usage),
             Self::Verify { options } => store.verify(options, watch).map(Report::Verify),
         }
     }
@@ -67,6 +71,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Snapshot(report) => crate::snapshot::show(report, f),
+            Self::Usage(used) => used.fmt(f),
             Self::Gc { dry_run, collected } => crate::gc::show(collected, *dry_run, f),
             Self::Verify(report) => writeln!(f, "{report}"),
         }

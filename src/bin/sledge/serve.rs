@@ -43,6 +43,9 @@ pub(crate) struct Serve {
     /// Tags that are set once, and then neither moved nor deleted: a pattern with * and ?. May be repeated
     #[arg(long, value_name = "PATTERN")]
     immutable_tags: Vec<String>,
+    /// The most that the data folder takes on the disk, such as 20GiB; what would go beyond is refused
+    #[arg(long, value_name = "SIZE", env = "SLEDGE_BUDGET", value_parser = |text: &str| parse_size::parse_size(text))]
+    budget: Option<u64>,
     /// Answer reads alone: nothing can be pushed or deleted
     #[arg(long, env = "SLEDGE_READ_ONLY")]
     read_only: bool,
@@ -107,6 +110,9 @@ impl Serve {
         let mut options = Options::new();
         if let Some(grace) = self.policy.grace {
             options = options.grace(grace);
+        }
+        if let Some(budget) = self.budget {
+            options = options.budget(budget);
         }
         options.open(data).map_err(|error| {
             let hint = match &error {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use uuid::Uuid;
 
 use super::index::Index;
-use super::schema::{FORMAT, Placement};
+use super::schema::FORMAT;
 use crate::error::{Error, Result};
 
 /// The folder of an open store. The lock goes with it.
@@ -144,7 +144,7 @@ impl Folder {
         sync_folder(&self.quarantine)
     }
 
-    /// Makes files that [`Folder::remove`] took out of `quarantine/` stay so, if it did.
+    /// Makes files that [`Folder::remove_quarantined`] took out of `quarantine/` stay so, if it did.
     pub(super) fn sync_changed_quarantine(&self) -> io::Result<()> {
         if self.quarantine_changed.swap(false, Ordering::AcqRel)
             && let Err(error) = self.sync_quarantine()
@@ -166,21 +166,16 @@ impl Folder {
         self.has_quarantine.load(Ordering::Acquire)
     }
 
-    /// Removes the files of content, wherever they are; not durably yet. `true` if they are gone.
-    pub(super) fn remove(&self, content: &Placement) -> bool {
-        // In this order: what is put aside meanwhile is moved from the one to the other, never back.
-        let in_content = match content {
-            Placement::Inline(_) => true,
-            Placement::File(id) => remove_file(&self.content(*id)),
-        };
+    /// Removes what is kept of content that failed, if anything is; not durably yet. `true` if it is gone.
+    pub(super) fn remove_quarantined(&self, id: Uuid) -> bool {
         if !self.has_quarantine() {
-            return in_content;
+            return true;
         }
-        let path = self.quarantined(content.id());
+        let path = self.quarantined(id);
         if path.exists() {
             self.quarantine_changed.store(true, Ordering::Release);
         }
-        remove_file(&path) && in_content
+        remove_file(&path)
     }
 
     /// How many bytes the filesystem has left for us.
@@ -192,7 +187,7 @@ impl Folder {
 }
 
 /// `true` if it is gone, now or before.
-fn remove_file(path: &Path) -> bool {
+pub(super) fn remove_file(path: &Path) -> bool {
     fs::remove_file(path).map_or_else(|error| error.kind() == ErrorKind::NotFound, |()| true)
 }
 

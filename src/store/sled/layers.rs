@@ -3,7 +3,6 @@
 use uuid::Uuid;
 
 use super::accounts::{Others, Tally};
-use super::content;
 use super::desk::Desk;
 use super::index::{Changes, Index};
 use super::keep;
@@ -50,18 +49,6 @@ pub(super) struct Finished {
     /// last of a large one.
     pub(super) tail: Vec<u8>,
     pub(super) tail_chunk: u32,
-    /// The blob's content that was found to be missing or bad.
-    pub(super) heals: Option<Content>,
-}
-
-/// The content of a blob that is there already and does not look it, though nobody has noticed yet: what is pushed now is to take
-/// its place.
-pub(super) fn to_heal(core: &Core, digest: &Digest) -> Result<Option<Content>> {
-    let layer = core.read(|index| index.get::<Layer>(&schema::digest_key(digest)))?;
-    match layer.filter(|layer| layer.quarantined_at.is_none()) {
-        Some(layer) if !content::looks_whole(core, digest, &layer.content)? => Ok(Some(layer.content)),
-        _ => Ok(None),
-    }
 }
 
 impl Finished {
@@ -76,14 +63,12 @@ impl Finished {
         changes.remove(Tree::Uploads, schema::id_key(self.session));
         let mut retired = None;
         let found = desk.index().get::<Layer>(&key)?;
-        let bad = found.as_ref().filter(|layer| {
-            layer.quarantined_at.is_some() || self.heals.is_some_and(|heals| heals == layer.content)
-        });
+        let bad = found.as_ref().filter(|layer| layer.quarantined_at.is_some());
         // What is linked in other repositories is readable there again.
         let created_at = bad.map_or_else(Timestamp::now, |layer| layer.created_at);
-        if let Some(bad) = bad.map(|layer| layer.content) {
-            retired = Some(leftovers::retire(&mut changes, bad, None)?);
-            tally.blob_removed(&bad);
+        if let Some(bad) = bad {
+            retired = Some(leftovers::retire(&mut changes, bad.content, None)?.was(bad.quarantined_at));
+            tally.blob_removed(bad);
         }
         let layer = match found.filter(|_| retired.is_none()) {
             // Somebody else was first: theirs stays, so that it never moves, and ours goes.
@@ -101,7 +86,7 @@ impl Finished {
                 }
                 let layer = Layer { content: self.content, created_at, quarantined_at: None };
                 changes.set(key, &layer)?;
-                tally.blob_added(&layer.content);
+                tally.blob_added(&layer);
                 layer
             }
         };
@@ -183,22 +168,22 @@ pub(super) fn unlink(
     changes.remove(Tree::Uses, schema::use_key(digest, repository));
 
     let layer = desk.index().get::<Layer>(&schema::digest_key(digest))?;
-    let content = layer.map(|layer| layer.content);
     let others = Others::of(desk.index(), digest, repository)?;
-    let last = content.filter(|_| others == Others::None);
-    tally.unlinked(repository, content.map_or(0, |content| content.size), others);
+    let size = layer.as_ref().map_or(0, |layer| layer.content.size);
+    let last = layer.filter(|_| others == Others::None);
+    tally.unlinked(repository, size, others);
     let mut retired = None;
-    if let Some(content) = last {
+    if let Some(layer) = &last {
         changes.remove(Tree::Layers, schema::digest_key(digest));
-        tally.blob_removed(&content);
-        retired = Some(leftovers::retire(&mut changes, content, None)?);
+        tally.blob_removed(layer);
+        retired = Some(leftovers::retire(&mut changes, layer.content, None)?.was(layer.quarantined_at));
     }
     tally.add_to(desk.index(), &mut changes)?;
     desk.apply(&changes)?;
     if let Some(retired) = retired {
         desk.retire(retired);
     }
-    Ok(last)
+    Ok(last.map(|layer| layer.content))
 }
 
 /// Makes a blob visible in a repository. Nothing references it yet, or so it is taken: it can be collected when the grace time

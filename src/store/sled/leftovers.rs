@@ -4,13 +4,17 @@
 //! publishes it, or when the last of it is gone. So a kill at any moment leaves a record that says what is to be finished, and
 //! nobody walks the store to find it.
 
+use std::fs;
+
 use uuid::Uuid;
 
 use super::content;
 use super::desk::{Desk, WINDOW};
+use super::folder;
 use super::index::{Changes, Index};
 use super::keep;
-use super::schema::{self, Content, Leftover, Placement, Tree};
+use super::room::blocks;
+use super::schema::{self, Content, Leftover, Placement, Timestamp, Tree};
 use super::store::Core;
 use crate::error::Result;
 use crate::oci::{self, Digest, RepositoryName};
@@ -19,6 +23,8 @@ use crate::oci::{self, Digest, RepositoryName};
 #[derive(Debug)]
 pub(super) struct Retired {
     leftover: Leftover,
+    /// Whether its file is counted among the content.
+    counted: bool,
     /// A manifest's references that are still recorded; `None` until they were read from its bytes.
     references: Option<Vec<Digest>>,
     /// How far the repository's references have been searched for the manifest's, where its bytes do not tell which they are;
@@ -30,7 +36,12 @@ pub(super) struct Retired {
 
 impl Retired {
     pub(super) const fn new(leftover: Leftover) -> Self {
-        Self { leftover, references: None, search: None, referrers: Some(Vec::new()) }
+        Self { leftover, counted: true, references: None, search: None, referrers: Some(Vec::new()) }
+    }
+
+    /// With when the content was quarantined, if it was: since then it is not counted, even where its file was not yet moved.
+    pub(super) fn was(self, quarantined_at: Option<Timestamp>) -> Self {
+        Self { counted: quarantined_at.is_none(), ..self }
     }
 
     pub(super) const fn content(&self) -> Uuid {
@@ -135,7 +146,7 @@ pub(super) fn sweep(desk: &mut Desk<'_>, core: &Core, retired: &mut Vec<Retired>
         }
         done += 1;
         // A file that cannot be removed keeps its record, and is tried again after the next opening.
-        if core.folder.remove(&next.leftover.content.placement) {
+        if next.unlink(core) {
             finished.remove(Tree::Leftovers, schema::id_key(next.leftover.content.placement.id()));
         }
     }
@@ -206,6 +217,23 @@ impl Retired {
         let contents = oci::Manifest::media_type_of(&bytes)
             .and_then(|media_type| oci::Manifest::new(media_type, bytes).contents());
         Ok(contents.ok().map(|contents| super::manifests::referenced(&contents)))
+    }
+
+    /// Removes the files, wherever they are; `true` if they are gone.
+    fn unlink(&self, core: &Core) -> bool {
+        let placement = self.leftover.content.placement;
+        // In this order: what is put aside meanwhile is moved from the one to the other, never back.
+        if let Placement::File(id) = placement {
+            let path = core.folder.content(id);
+            let found = fs::metadata(&path).map(|found| found.len());
+            if !folder::remove_file(&path) {
+                return false;
+            }
+            if self.counted {
+                core.room.shrink(found.map_or(0, blocks));
+            }
+        }
+        core.folder.remove_quarantined(placement.id())
     }
 }
 

@@ -11,11 +11,11 @@ use super::desk::{Desk, Steps, WINDOW};
 use super::index::{Changes, Index};
 use super::keep;
 use super::leftovers;
+use super::room::{blocks, check_disk, write_error};
 use super::schema::{
     self, Content, Kept, Layer, Leftover, Manifest as Recorded, Placement, Referrer, Tag as RecordedTag,
     Timestamp, Tree,
 };
-use super::staged::{check_space, write_error};
 use super::store::Core;
 use crate::error::{Error, Result};
 use crate::oci::{Contents, Descriptor, Digest, Manifest, Reference, ReferenceRole, RepositoryName, Tag};
@@ -90,8 +90,6 @@ pub(super) struct Put {
     pinned: Pinned,
     references: References,
     content: Content,
-    /// The manifest's content that was found to be missing or bad.
-    heals: Option<Content>,
 }
 
 impl Put {
@@ -118,20 +116,7 @@ impl Put {
             pinned: options.pinned.clone(),
             references: options.references,
             content: Content { placement, size: bytes.len() as u64 },
-            heals: Self::to_heal(core, repository, manifest)?,
         })
-    }
-
-    /// The content of a manifest that is there already and has other bytes than the one that is put, though nobody has noticed.
-    fn to_heal(core: &Core, repository: &RepositoryName, manifest: &Manifest) -> Result<Option<Content>> {
-        let key = schema::digest_within(repository, manifest.digest());
-        let Some(recorded) = core.read(|index| index.get::<Recorded>(&key))? else { return Ok(None) };
-        match core.read(|index| content::read_whole(index, core, &recorded.content)) {
-            Ok(bytes) if bytes == **manifest.bytes() => Ok(None),
-            Ok(_) => Ok(Some(recorded.content)),
-            Err(error) if content::is_damage(&error) => Ok(Some(recorded.content)),
-            Err(error) => Err(error),
-        }
     }
 
     /// The id of the file that the bytes are to be in, if they are too many to be inline.
@@ -151,11 +136,15 @@ impl Put {
     /// Writes the bytes to their file, durably but for its name.
     pub(super) fn write_file(&self, core: &Core, id: Uuid) -> Result<()> {
         let bytes = self.manifest.bytes();
-        check_space(core, bytes.len() as u64)?;
-        let failed = |error| write_error(core, id, bytes.len(), error);
-        let file = content::create_file(core, id).map_err(failed)?;
-        file.write_all_at(bytes, 0).map_err(failed)?;
-        file.sync_data().map_err(failed)
+        check_disk(core, bytes.len() as u64)?;
+        let counted = blocks(bytes.len() as u64);
+        core.room.grow(counted, None)?;
+        let written = content::create_file(core, id)
+            .and_then(|file| file.write_all_at(bytes, 0).and_then(|()| file.sync_data()));
+        written.map_err(|error| {
+            core.room.recount(&core.folder.content(id), counted);
+            write_error(core, id, bytes.len(), error)
+        })
     }
 
     /// Runs on the writer's thread. Whether the bytes that were brought along are the manifest's now, or it was there already.
@@ -180,10 +169,7 @@ impl Put {
         let before = present.as_ref().and_then(|present| present.unkept_since);
         let unkept_since = if self.tags.is_empty() { Some(desk.now()) } else { None };
         keep::move_candidate(&mut changes, Kept::Manifest, before, unkept_since, &self.repository, &digest);
-        let bad = present.as_ref().filter(|present| {
-            present.quarantined_at.is_some() || self.heals.is_some_and(|heals| heals == present.content)
-        });
-        let bad = bad.map(|present| present.content);
+        let bad = present.as_ref().filter(|present| present.quarantined_at.is_some());
         let kept = present.as_ref().map(|present| present.content).filter(|_| bad.is_none());
         let recorded = Recorded {
             content: kept.unwrap_or(self.content),
@@ -203,11 +189,11 @@ impl Put {
         let mut retired = None;
         if let Some(bad) = bad {
             // Only its bytes go: what it references is what the new ones reference.
-            retired = Some(leftovers::retire(&mut changes, bad, None)?);
-            tally.manifest_removed(&self.repository, &bad);
+            retired = Some(leftovers::retire(&mut changes, bad.content, None)?.was(bad.quarantined_at));
+            tally.manifest_removed(&self.repository, bad);
         }
         if kept.is_none() {
-            tally.manifest_added(&self.repository, &self.content);
+            tally.manifest_added(&self.repository, &recorded);
             tally.add_to(desk.index(), &mut changes)?;
             self.add_parts(desk, &mut changes)?;
         }
@@ -378,9 +364,10 @@ pub(super) fn delete(
     if let Some(subject) = &recorded.subject {
         changes.remove(Tree::Referrers, schema::pointer_within(repository, &subject.digest()?, digest));
     }
-    tally.manifest_removed(repository, &recorded.content);
+    tally.manifest_removed(repository, &recorded);
     tally.add_to(desk.index(), &mut changes)?;
-    let retired = leftovers::retire(&mut changes, recorded.content, Some((repository, digest)))?;
+    let retired = leftovers::retire(&mut changes, recorded.content, Some((repository, digest)))?
+        .was(recorded.quarantined_at);
     leftovers::add_tags(desk.index(), &mut changes, repository, digest)?;
     desk.apply(&changes)?;
     desk.retire(retired);

@@ -12,13 +12,14 @@ use std::os::unix::fs::FileExt;
 
 use uuid::Uuid;
 
+use super::accounts::{self, Tally};
 use super::content;
 use super::desk::{Desk, WINDOW};
 use super::index::{Changes, Index};
 use super::schema::{self, Content, Layer, MAX_VALUE, Manifest, Placement, Timestamp, Tree, damaged};
 use super::store::{Core, REMOVE, Shared};
 use crate::error::{Error, Result};
-use crate::oci::{Digest, Hasher, RepositoryName};
+use crate::oci::{self, Digest, Hasher, RepositoryName};
 
 /// Whose content it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,15 +75,15 @@ impl Owned {
         Ok((content == self.content).then_some(quarantined_at.is_some()))
     }
 
-    /// Writes down that the bytes are bad, if the record still names them.
-    fn mark(&self, desk: &mut Desk<'_>) -> Result<bool> {
-        match self.quarantined(desk.index())? {
-            None => return Ok(false),
-            Some(true) => return Ok(true),
-            Some(false) => {}
+    /// Writes down that the bytes are bad, if the record still names them and does not say so yet.
+    pub(super) fn mark(&self, desk: &mut Desk<'_>) -> Result<bool> {
+        if self.quarantined(desk.index())? != Some(false) {
+            return Ok(false);
         }
         let quarantined_at = Some(Timestamp::now());
-        let mut changes = Changes::new();
+        let (mut changes, mut tally) = (Changes::new(), Tally::new());
+        tally.quarantined(&self.content);
+        tally.add_to(desk.index(), &mut changes)?;
         match &self.owner {
             Owner::Blob(digest) => {
                 let key = schema::digest_key(digest);
@@ -194,10 +195,41 @@ pub(super) fn doubt(shared: &Shared, owned: &Owned) -> Result<Option<String>> {
     };
     let marking = owned.clone();
     if !shared.writer.run(REMOVE, move |desk| marking.mark(desk))? {
+        // Somebody else did, or it is not anybody's any more.
         return Ok(None);
     }
-    put_aside(shared, owned)?;
+    shared.core.room.shrink(accounts::file_bytes(&owned.content, None));
+    // Bytes that cannot be moved now stay where they are, and the next verification moves them.
+    let _ = put_aside(shared, owned);
     Ok(Some(why))
+}
+
+/// Before a blob is pushed: if it is there and does not look whole, though nobody has noticed yet, it is quarantined, so that what
+/// is pushed takes its place.
+pub(super) fn notice_blob(shared: &Shared, digest: &Digest) -> Result<()> {
+    let core = &shared.core;
+    match core.read(|index| index.get::<Layer>(&schema::digest_key(digest)))? {
+        Some(layer) if !content::looks_whole(core, digest, &layer.content)? => {
+            doubt(shared, &Owned::blob(digest, &layer)).map(|_| ())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The same before a manifest is put, whose bytes are known.
+pub(super) fn notice_manifest(
+    shared: &Shared,
+    repository: &RepositoryName,
+    manifest: &oci::Manifest,
+) -> Result<()> {
+    let core = &shared.core;
+    let key = schema::digest_within(repository, manifest.digest());
+    let Some(recorded) = core.read(|index| index.get::<Manifest>(&key))? else { return Ok(()) };
+    match core.read(|index| content::read_whole(index, core, &recorded.content)) {
+        Ok(bytes) if bytes == **manifest.bytes() => Ok(()),
+        Err(error) if !content::is_damage(&error) => Err(error),
+        _ => doubt(shared, &Owned::manifest(repository, manifest.digest(), &recorded)).map(|_| ()),
+    }
 }
 
 /// What was bad in memory only is good when it is read from the disk.

@@ -221,7 +221,7 @@ pub(super) struct Totals {
     pub(super) blob_bytes: u64,
     pub(super) manifests: u64,
     pub(super) manifest_bytes: u64,
-    /// What the files of blobs and manifests take on the disk, in whole blocks of [`BLOCK`].
+    /// What the files of blobs and manifests in `content/` take on the disk, in whole blocks of [`BLOCK`].
     pub(super) file_bytes: u64,
 }
 

@@ -20,9 +20,9 @@ use super::manifests;
 use super::opened::{Opened, Seen};
 use super::options::Options;
 use super::quarantine::{self, Owned};
+use super::room::Room;
 use super::schema::{self, Kept, Uptime, damaged};
 use super::sessions::Sessions;
-
 use super::writer::{Terms, Writer};
 use super::{staged, uploads};
 use crate::error::{Error, Result};
@@ -55,6 +55,7 @@ pub(super) struct Core {
     pub(super) clock: Clock,
     pub(super) seen: Seen,
     pub(super) verifying: AtomicBool,
+    pub(super) room: Room,
     /// Tells this boot of the machine from others, where the system says.
     pub(super) boot: Option<Uuid>,
 }
@@ -102,10 +103,12 @@ impl Sled {
         let index = location.open()?;
         let silence = options.writer_silence;
         let clock = Clock::open(&index)?;
+        let room = Room::open(options.budget, &index, &folder)?;
         let core = Arc::new(Core {
             clock,
             seen: Seen::default(),
             verifying: AtomicBool::new(false),
+            room,
             index: ShardedLock::new(Some(index)),
             location,
             folder,
@@ -235,6 +238,7 @@ impl Push for Sled {
     ) -> Result<()> {
         let core = &self.0.core;
         let put = manifests::Put::prepare(core, repository, manifest, options)?;
+        quarantine::notice_manifest(&self.0, repository, manifest)?;
         let Some(id) = put.file() else {
             return self.0.writer.run(ADD, |desk| put.publish(desk)).map(|_| ());
         };

@@ -284,13 +284,22 @@ impl Thread {
         let needed =
             |job: &dyn Job| if job.terms().adds { self.core.options.reserve } else { ROOM_TO_REMOVE };
         let available = self.core.folder.available();
+        if group.iter().any(|job| job.terms().adds) {
+            self.core.room.look_at_rest(&self.core.folder);
+        }
+        let within_budget = self.core.room.check(0);
         for job in group {
             let needed = needed(job.as_ref());
             match &available {
                 Ok(available) if *available < needed => {
                     job.refuse(Error::DiskFull { needed, available: *available });
                 }
-                Ok(_) => {}
+                Ok(_) => match &within_budget {
+                    Err(Error::OverBudget { needed, used, budget }) if job.terms().adds => {
+                        job.refuse(Error::OverBudget { needed: *needed, used: *used, budget: *budget });
+                    }
+                    _ => {}
+                },
                 Err(error) => job.refuse(Error::Unavailable(error.to_string())),
             }
         }

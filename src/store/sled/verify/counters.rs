@@ -183,13 +183,13 @@ fn count_totals(index: &Index) -> Result<Totals> {
         let Ok(layer) = schema::decode::<Layer>(&entry?.1) else { continue };
         held.blobs += 1;
         held.blob_bytes += layer.content.size;
-        held.file_bytes += accounts::file_bytes(&layer.content);
+        held.file_bytes += accounts::file_bytes(&layer.content, layer.quarantined_at);
     }
     for entry in index.scan(Tree::Manifests, &[], None)? {
         let Ok(manifest) = schema::decode::<Manifest>(&entry?.1) else { continue };
         held.manifests += 1;
         held.manifest_bytes += manifest.content.size;
-        held.file_bytes += accounts::file_bytes(&manifest.content);
+        held.file_bytes += accounts::file_bytes(&manifest.content, manifest.quarantined_at);
     }
     Ok(held)
 }

@@ -79,9 +79,9 @@ pub(super) fn repair(
             let Some(layer) = desk.index().get::<Layer>(key)? else { return Ok(false) };
             let mut tally = Tally::new();
             changes.remove(tree, key.to_vec());
-            tally.blob_removed(&layer.content);
+            tally.blob_removed(&layer);
             tally.add_to(desk.index(), &mut changes)?;
-            let retired = leftovers::retire(&mut changes, layer.content, None)?;
+            let retired = leftovers::retire(&mut changes, layer.content, None)?.was(layer.quarantined_at);
             desk.apply(&changes)?;
             desk.retire(retired);
             return Ok(true);
