@@ -10,7 +10,7 @@ use sledge::Result;
 use sledge::oci::{Manifest, MediaType};
 use sledge::store::memory::Memory;
 use sledge::store::sled::Sled;
-use sledge::store::{Push, PutManifest, Store};
+use sledge::store::{PutManifest, Store};
 
 use crate::name;
 

@@ -8,7 +8,7 @@ use sledge::Result;
 use sledge::oci::{Digest, Manifest, MediaType, Tag};
 use sledge::store::memory::Memory;
 use sledge::store::sled::{CollectOptions, Durability, Options, Untagged, VerifyOptions};
-use sledge::store::{Discover, Manage, Pinned, Push, PutManifest, References, Store};
+use sledge::store::{Manage, Pinned, PutManifest, References, Store};
 
 use crate::name;
 
@@ -95,9 +95,7 @@ fn durable(folder: &Path, count: usize) -> Result<Times> {
 
     let (store, open) = timed(|| Options::new().open(folder))?;
     times.open = open;
-    let collect = CollectOptions::new()
-        .grace(Duration::ZERO)
-        .untagged(Untagged::DeleteAfter(Duration::ZERO));
+    let collect = CollectOptions::new().grace(Duration::ZERO).untagged(Untagged::DeleteAfter(Duration::ZERO));
     let mut on = |_: &_| ControlFlow::Continue(());
     times.nothing = timed(|| store.collect(&collect, &mut on))?.1;
     for n in (0..count).step_by(GARBAGE) {
@@ -107,7 +105,7 @@ fn durable(folder: &Path, count: usize) -> Result<Times> {
     (times.collected, times.collect) = (collected.manifests, time);
     assert_eq!(times.collected, count.div_ceil(GARBAGE) as u64);
     let (report, time) = timed(|| store.verify(&VerifyOptions::new(), &mut on))?;
-    assert!(report.is_sound(), "{report}");
+    assert!(report.is_well(), "{report}");
     times.verify = time;
     Ok(times)
 }
@@ -121,7 +119,10 @@ fn floor(count: usize) -> Result<Times> {
     times.all_tags = all_tags(&store, count)?;
     let garbage: Vec<Digest> = (0..count).step_by(GARBAGE).map(|n| *manifest(n).digest()).collect();
     times.collected = garbage.len() as u64;
-    times.collect = timed(|| garbage.iter().try_for_each(|digest| store.delete_manifest(&name(), digest, &Pinned::none())))?.1;
+    times.collect = timed(|| {
+        garbage.iter().try_for_each(|digest| store.delete_manifest(&name(), digest, &Pinned::none()))
+    })?
+    .1;
     Ok(times)
 }
 
@@ -135,9 +136,12 @@ pub(crate) fn growth(folder: &Path) -> Result<()> {
         "manifests", "put", "page 1", "last page", "all tags", "collect", "nothing to", "open", "verify"
     );
     for count in [1_000, 10_000, 100_000] {
-        for (kind, times) in [("", durable(&folder.join(count.to_string()), count)?), ("memory", floor(count)?)] {
+        for (kind, times) in
+            [("", durable(&folder.join(count.to_string()), count)?), ("memory", floor(count)?)]
+        {
             let thousands = count as f64 / 1000.0;
-            let Times { put, first_page, last_page, all_tags, collect, nothing, open, verify, collected } = times;
+            let Times { put, first_page, last_page, all_tags, collect, nothing, open, verify, collected } =
+                times;
             println!(
                 "{:>10} {put:>10.4} {first_page:>10.3} {last_page:>10.3} {:>10.3} {:>10.4} {nothing:>12.3} {open:>10.1} {:>10.2}",
                 if kind.is_empty() { count.to_string() } else { kind.to_owned() },

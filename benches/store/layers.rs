@@ -11,7 +11,7 @@ use sledge::Result;
 use sledge::oci::{Algorithm, Digest};
 use sledge::store::memory::Memory;
 use sledge::store::sled::{Durability, Options};
-use sledge::store::{Pull, Push, Store, UploadOptions};
+use sledge::store::{Store, UploadOptions};
 
 use crate::{name, noise};
 
@@ -90,10 +90,13 @@ impl Keeper for Cacache {
     }
 }
 
+/// A layer and its digest.
+type Content = (Digest, Vec<u8>);
+
 /// MiB/s of putting and of getting, by so many threads.
-fn run(keeper: &dyn Keeper, contents: &[Vec<(Digest, Vec<u8>)>]) -> (f64, f64) {
+fn run(keeper: &dyn Keeper, contents: &[Vec<Content>]) -> (f64, f64) {
     let bytes: usize = contents.iter().flatten().map(|(_, content)| content.len()).sum();
-    let timed = |act: &(dyn Fn(&[(Digest, Vec<u8>)]) + Sync)| {
+    let timed = |act: &(dyn Fn(&[Content]) + Sync)| {
         let start = Instant::now();
         std::thread::scope(|threads| {
             for own in contents {
@@ -121,10 +124,13 @@ pub(crate) fn layers(folder: &Path) -> Result<()> {
     );
     for (size, count) in SIZES {
         for threads in [1, 8] {
-            let contents: Vec<Vec<(Digest, Vec<u8>)>> = (0..threads)
+            let contents: Vec<Vec<Content>> = (0..threads)
                 .map(|thread| {
                     let content = |n: usize| noise(size, (size + thread * count + n) as u64);
-                    (0..count).map(content).map(|content| (Algorithm::Sha256.digest(&content), content)).collect()
+                    (0..count)
+                        .map(content)
+                        .map(|content| (Algorithm::Sha256.digest(&content), content))
+                        .collect()
                 })
                 .collect();
             let folder = folder.join(format!("{size}-{threads}"));

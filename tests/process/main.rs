@@ -13,3 +13,4 @@ mod gc;
 mod kill;
 mod memory;
 mod server;
+mod verify;

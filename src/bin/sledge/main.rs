@@ -11,6 +11,7 @@ mod restore;
 mod serve;
 mod snapshot;
 mod usage;
+mod verify;
 
 use std::io;
 use std::process::ExitCode;
@@ -35,6 +36,7 @@ enum Command {
     Snapshot(snapshot::Snapshot),
     Restore(restore::Restore),
     Compact(compact::Compact),
+    Verify(verify::Verify),
 }
 
 fn main() -> ExitCode {
@@ -66,6 +68,7 @@ fn run(printer: Printer) -> Result<ExitCode, Failure> {
         Command::Snapshot(snapshot) => snapshot.run(printer)?,
         Command::Restore(restore) => restore.run(printer)?,
         Command::Compact(compact) => compact.run(printer)?,
+        Command::Verify(verify) => return verify.run(printer),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -20,8 +20,10 @@ mod leftovers;
 mod making;
 mod manifests;
 mod map;
+mod opened;
 mod options;
 mod progress;
+mod quarantine;
 mod restore;
 mod retain;
 mod rewrite;
@@ -33,6 +35,7 @@ mod staged;
 mod store;
 mod uploads;
 mod usage;
+mod verify;
 mod writer;
 
 #[cfg(test)]
@@ -48,3 +51,4 @@ pub use retain::{MOST_KEPT_LAST, Retention};
 pub use snapshot::{SnapshotOptions, SnapshotReport};
 pub use store::Sled;
 pub use usage::{RepositoryUsage, Usage};
+pub use verify::{Fault, FaultKind, Orphan, Quarantined, Read, VerifyOptions, VerifyReport};

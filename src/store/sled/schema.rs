@@ -15,7 +15,7 @@
 //! candidates-1    kind, since, repository 00 digest -> ()          a link or manifest that nothing keeps, since that uptime
 //! used-1          when, repository 00 digest      -> ()            a manifest was pushed or pulled then, about
 //! repositories-1  repository                      -> Repository    exists while a counter is above zero
-//! meta-1          name                            -> Uptime, Totals
+//! meta-1          name                            -> Uptime, Totals, Verifying
 //! ```
 //!
 //! A digest is one byte for the algorithm and then the raw hash, so that the order of keys is the order of the text forms and
@@ -107,7 +107,8 @@ macro_rules! records {
 }
 
 records!(Layer in Layers, Link in Links, Manifest in Manifests, Tag in Tags, Referrer in Referrers, Upload in Uploads,
-    Leftover in Leftovers, Repository in Repositories, Uptime in Meta, Totals in Meta);
+    Leftover in Leftovers, Repository in Repositories, Uptime in Meta, Totals in Meta,
+    Verifying in Meta);
 
 /// Where content is kept. An id is never used twice (D7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -226,8 +227,17 @@ pub(super) struct Totals {
     pub(super) blob_bytes: u64,
     pub(super) manifests: u64,
     pub(super) manifest_bytes: u64,
-    /// What the files of blobs and manifests take on the disk, in whole blocks of [`BLOCK`].
+    /// What the files of blobs and manifests in `content/` take on the disk, in whole blocks of [`BLOCK`].
     pub(super) file_bytes: u64,
+}
+
+/// Where a verification stands that was not finished.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Verifying {
+    /// Whether it reads manifests, and all blobs were read.
+    pub(super) manifests: bool,
+    /// The key of the last that was read; empty at the beginning.
+    pub(super) after: Vec<u8>,
 }
 
 /// The unit in which a file takes room on the disk, in bytes.
@@ -422,6 +432,13 @@ impl Kept {
     }
 }
 
+/// What an entry in `candidates-1` stands for.
+pub(super) fn kind_of_candidate(key: &[u8]) -> Result<Kept> {
+    let kinds = [Kept::Link, Kept::Manifest];
+    let code = key.first();
+    kinds.into_iter().find(|kind| code == Some(&kind.code())).ok_or_else(|| damaged_key(Tree::Candidates))
+}
+
 /// The prefix in `candidates-1` of all of a kind, the oldest first.
 pub(super) fn candidates(kind: Kept) -> Vec<u8> {
     vec![kind.code()]
@@ -471,6 +488,51 @@ fn dated(tree: Tree, key: &[u8]) -> Result<(Uptime, RepositoryName, Digest)> {
 /// The keys in `meta-1`.
 pub(super) const UPTIME_KEY: &[u8] = b"uptime";
 pub(super) const TOTALS_KEY: &[u8] = b"totals";
+pub(super) const VERIFYING_KEY: &[u8] = b"verifying";
+
+/// The repository that a key begins with, and what follows.
+fn of_repository(tree: Tree, key: &[u8]) -> Result<(RepositoryName, &[u8])> {
+    let parts = || {
+        let end = key.iter().position(|byte| *byte == 0)?;
+        Some((repository_name(key.get(..end)?)?, key.get(end + 1..)?))
+    };
+    parts().ok_or_else(|| damaged_key(tree))
+}
+
+/// What a key in `links-1` or `manifests-1` says.
+pub(super) fn digest_of_key(tree: Tree, key: &[u8]) -> Result<(RepositoryName, Digest)> {
+    let (repository, rest) = of_repository(tree, key)?;
+    Ok((repository, digest_after(tree, rest, &[])?))
+}
+
+/// What a key in `references-1` or `referrers-1` says: what is pointed at, and the manifest that points.
+pub(super) fn pointer_of_key(tree: Tree, key: &[u8]) -> Result<(RepositoryName, Digest, Digest)> {
+    let (repository, rest) = of_repository(tree, key)?;
+    let (at, manifest) = pointer_after(tree, rest, &[])?;
+    Ok((repository, at, manifest))
+}
+
+/// What a key in `tags-1` says.
+pub(super) fn tag_of_key(key: &[u8]) -> Result<(RepositoryName, TagName)> {
+    let (repository, rest) = of_repository(Tree::Tags, key)?;
+    Ok((repository, tag_after(Tree::Tags, rest, &[])?))
+}
+
+/// What a key in `tagged-1` says.
+pub(super) fn tagged_of_key(key: &[u8]) -> Result<(RepositoryName, Digest, TagName)> {
+    let (repository, rest) = of_repository(Tree::Tagged, key)?;
+    let (digest, rest) = take_digest(rest).ok_or_else(|| damaged_key(Tree::Tagged))?;
+    Ok((repository, digest, tag_after(Tree::Tagged, rest, &[])?))
+}
+
+/// What a key in `uses-1` says.
+pub(super) fn use_of_key(key: &[u8]) -> Result<(Digest, RepositoryName)> {
+    let parts = || {
+        let (digest, rest) = take_digest(key)?;
+        Some((digest, repository_name(rest)?))
+    };
+    parts().ok_or_else(|| damaged_key(Tree::Uses))
+}
 
 /// A key of `layers-1` or `manifests-1` for people.
 pub(super) fn shown(key: &[u8]) -> String {
@@ -494,12 +556,30 @@ pub(super) fn digest_after(tree: Tree, key: &[u8], prefix: &[u8]) -> Result<Dige
     }
 }
 
+/// What is pointed at and the manifest that points, which follow a repository's prefix and end a key.
+pub(super) fn pointer_after(tree: Tree, key: &[u8], prefix: &[u8]) -> Result<(Digest, Digest)> {
+    let parts = || {
+        let (at, rest) = take_digest(key.strip_prefix(prefix)?)?;
+        match take_digest(rest)? {
+            (manifest, b"") => Some((at, manifest)),
+            _ => None,
+        }
+    };
+    parts().ok_or_else(|| damaged_key(tree))
+}
+
 /// The tag that follows a prefix and ends a key.
 pub(super) fn tag_after(tree: Tree, key: &[u8], prefix: &[u8]) -> Result<TagName> {
     key.strip_prefix(prefix)
         .and_then(|tag| std::str::from_utf8(tag).ok())
         .and_then(|tag| tag.parse().ok())
         .ok_or_else(|| damaged_key(tree))
+}
+
+/// The content that a key in `chunks-1` belongs to.
+pub(super) fn content_of_chunk(key: &[u8]) -> Result<Uuid> {
+    let id = key.split_at_checked(16).filter(|(_, number)| number.len() == 4);
+    id.and_then(|(id, _)| Uuid::from_slice(id).ok()).ok_or_else(|| damaged_key(Tree::Chunks))
 }
 
 /// The key in `uploads-1` and `leftovers-1`.

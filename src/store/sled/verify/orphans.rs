@@ -1,0 +1,114 @@
+//! Content that no record names.
+//!
+//! Files and chunks are listed first, then the records in the order in which content goes from one to the next: an upload or a
+//! leftover becomes a manifest's or a blob's, and theirs becomes a leftover, which is looked at once more. What is named nowhere
+//! along this way, and is still there at its end, is nobody's.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+
+use uuid::Uuid;
+
+use super::super::schema::{self, Layer, Manifest, Tree, Upload};
+use super::super::store::Core;
+use super::{Orphan, Run};
+use crate::error::{Error, Result};
+
+/// How many ids are looked at at a time, about.
+const PARTITION: u64 = 1 << 19;
+
+impl Run<'_> {
+    pub(super) fn orphans(&mut self) -> Result<()> {
+        let mut count = 0;
+        self.ids(|_| count += 1)?;
+        let partitions = count / PARTITION + 1;
+        for partition in 0..partitions {
+            let mut nobodys = HashSet::new();
+            // The low bits are random; the high ones are the time.
+            self.ids(|id| {
+                if id.as_u128() % u128::from(partitions) == u128::from(partition) {
+                    nobodys.insert(id);
+                }
+            })?;
+            for tree in [Tree::Uploads, Tree::Leftovers, Tree::Manifests, Tree::Layers, Tree::Leftovers] {
+                if nobodys.is_empty() {
+                    break;
+                }
+                self.pages(tree, |_, page| {
+                    for (key, value) in page {
+                        if let Ok(id) = content_of(tree, &key, &value) {
+                            nobodys.remove(&id);
+                        }
+                    }
+                    Ok(())
+                })?;
+            }
+            for id in nobodys {
+                for orphan in places(self.core(), id)? {
+                    self.report.add_orphan(orphan);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Shows the ids of all content that there is.
+    fn ids(&mut self, mut see: impl FnMut(Uuid)) -> Result<()> {
+        let failed = |error: io::Error| Error::io("listing content")(error);
+        for (number, id) in self.core().folder.ids().map_err(failed)?.enumerate() {
+            see(id.map_err(failed)?);
+            if number % super::PAGE == 0 {
+                self.done(0)?;
+            }
+        }
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let next = self.core().read(|index| {
+                let mut chunks = index.scan(Tree::Chunks, &[], after.as_deref())?;
+                chunks.next().transpose().map(|entry| entry.map(|(key, _)| key.to_vec()))
+            })?;
+            let Some(key) = next else { return Ok(()) };
+            match schema::content_of_chunk(&key) {
+                Ok(id) => {
+                    see(id);
+                    // After the last chunk that it could have.
+                    after = Some(schema::chunk_key(id, u32::MAX));
+                }
+                Err(_) => after = Some(key),
+            }
+        }
+    }
+}
+
+fn content_of(tree: Tree, key: &[u8], value: &[u8]) -> Result<Uuid> {
+    Ok(match tree {
+        Tree::Uploads => schema::decode::<Upload>(value)?.placement.id(),
+        Tree::Manifests => schema::decode::<Manifest>(value)?.content.placement.id(),
+        Tree::Layers => schema::decode::<Layer>(value)?.content.placement.id(),
+        _ => schema::session_of_key(key)?,
+    })
+}
+
+/// Where content still is that nobody names.
+fn places(core: &Core, id: Uuid) -> Result<Vec<Orphan>> {
+    let name = id.simple();
+    let mut found = Vec::new();
+    let files = [
+        (core.folder.content(id), format!("content/{name}")),
+        (core.folder.quarantined(id), format!("quarantine/{name}")),
+    ];
+    for (path, place) in files {
+        if let Ok(metadata) = fs::metadata(path) {
+            found.push(Orphan { place, bytes: metadata.len() });
+        }
+    }
+    let bytes = core.read(|index| {
+        let chunks = index.scan(Tree::Chunks, &schema::id_key(id), None)?;
+        chunks.map(|entry| entry.map(|(_, chunk)| chunk.len() as u64)).sum::<Result<u64>>()
+    })?;
+    if bytes > 0 {
+        found.push(Orphan { place: format!("{} {id}", Tree::Chunks.name()), bytes });
+    }
+    Ok(found)
+}
