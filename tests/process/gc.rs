@@ -127,3 +127,15 @@ fn a_server_keeps_its_budget_and_says_what_it_holds() {
     assert!(human.contains("          20971520                  0  a/b\n"), "{human}");
     server.stop();
 }
+
+#[test]
+fn a_cache_lets_images_go_and_keeps_what_is_pinned() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start_with(folder.path(), &["--budget", "64MiB", "--cache", "--pin", "v*"]);
+    for (n, tag) in ["v1", "a", "b", "c", "d", "e"].into_iter().enumerate() {
+        assert_eq!(image(&server, &noise((10 << 20) + n), &[tag]).0, 201);
+    }
+    let tags = words(&server.request("GET", "/v2/a/b/tags/list", b"").body);
+    assert!(tags.contains(r#""v1""#) && tags.contains(r#""e""#) && !tags.contains(r#""a""#), "{tags}");
+    server.stop();
+}

@@ -177,8 +177,16 @@ impl Put {
             subject: self.contents.subject.as_ref().map(Into::into),
             pushed_at: Timestamp::now(),
             unkept_since,
+            used_at: desk.now(),
             quarantined_at: None,
         };
+        keep::move_use(
+            &mut changes,
+            present.as_ref().map(|present| present.used_at),
+            Some(desk.now()),
+            &self.repository,
+            &digest,
+        );
         changes.set(key, &recorded)?;
         if let Some(subject) = &self.contents.subject {
             let artifact_type = self.contents.artifact_type.as_ref().map(ToString::to_string);
@@ -361,6 +369,7 @@ pub(super) fn delete(
     let (mut changes, mut tally) = (Changes::new(), Tally::new());
     changes.remove(Tree::Manifests, schema::digest_within(repository, digest));
     keep::move_candidate(&mut changes, Kept::Manifest, recorded.unkept_since, None, repository, digest);
+    keep::move_use(&mut changes, Some(recorded.used_at), None, repository, digest);
     if let Some(subject) = &recorded.subject {
         changes.remove(Tree::Referrers, schema::pointer_within(repository, &subject.digest()?, digest));
     }

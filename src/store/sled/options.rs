@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::room::LEAST_BUDGET;
 use super::store::Sled;
 use crate::error::{Error, Result};
+use crate::store::Pinned;
 
 /// How a [`Sled`] store is opened; the defaults are those of a registry with little memory.
 ///
@@ -21,6 +22,7 @@ pub struct Options {
     pub(super) create: bool,
     pub(super) grace: Duration,
     pub(super) budget: Option<u64>,
+    pub(super) when_full: WhenFull,
 }
 
 impl Default for Options {
@@ -34,6 +36,7 @@ impl Default for Options {
             create: true,
             grace: Duration::from_secs(24 * 3600),
             budget: None,
+            when_full: WhenFull::Refuse,
         }
     }
 }
@@ -86,6 +89,12 @@ impl Options {
     /// At least 64 MiB. Default: what the filesystem has.
     pub const fn budget(mut self, bytes: u64) -> Self {
         self.budget = Some(bytes);
+        self
+    }
+
+    /// What becomes of a push for which the budget has no room. Default: it is refused.
+    pub fn when_full(mut self, then: WhenFull) -> Self {
+        self.when_full = then;
         self
     }
 
@@ -146,6 +155,21 @@ impl Default for Inline {
     fn default() -> Self {
         Self::UpTo(16 << 10)
     }
+}
+
+/// What becomes of a push for which the budget has no room.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub enum WhenFull {
+    /// It is refused with [`Error::OverBudget`].
+    #[default]
+    Refuse,
+    /// Images go that were neither pushed nor pulled for the longest time, until there is room: for caches that can fetch
+    /// again. An image goes whole, with what only it uses; layers that another one uses stay.
+    Evict {
+        /// Images that one of these tags points at stay.
+        pinned: Pinned,
+    },
 }
 
 /// When an answer is given.

@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::content;
 use super::desk::Steps;
+use super::evict;
 use super::index::Changes;
 use super::layers::Finished;
 use super::leftovers;
@@ -127,6 +128,11 @@ impl State {
         }
     }
 
+    /// Whether its bytes are few, and nowhere but here.
+    pub(super) const fn is_held(&self) -> bool {
+        matches!(self.bytes, Bytes::Held(_))
+    }
+
     pub(super) fn status(&self) -> UploadStatus {
         UploadStatus { offset: self.offset, started_at: self.started_at.time() }
     }
@@ -202,6 +208,12 @@ impl State {
     fn look_at_space(&mut self, shared: &Shared, length: u64) -> Result<()> {
         if self.room < length {
             check_disk(&shared.core, length)?;
+            // Whether it did is decided where the bytes are counted: they may have been promised.
+            if let Err(error) = evict::make_room(shared, length.max(LOOK_AT_SPACE))
+                && !matches!(error, Error::OverBudget { .. })
+            {
+                return Err(error);
+            }
             self.room = LOOK_AT_SPACE.max(length);
         }
         self.room -= length;

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use uuid::Uuid;
 
+use super::evict;
 use super::layers;
 use super::quarantine;
 use super::room::{Promise, check_disk};
@@ -31,8 +32,10 @@ pub(super) fn start(
 /// Sets room aside for who says how much will come; who does not is refused when there is none at all.
 fn promise(shared: &Shared, coming: Option<u64>) -> Result<Option<Promise>> {
     match coming {
-        Some(bytes) => Promise::of(&shared.core, bytes).map(Some),
-        None => check_disk(&shared.core, 0).and_then(|()| shared.core.room.check(0)).map(|()| None),
+        Some(bytes) => {
+            evict::make_room(shared, bytes).and_then(|()| Promise::of(&shared.core, bytes).map(Some))
+        }
+        None => check_disk(&shared.core, 0).and_then(|()| evict::make_room(shared, 0)).map(|()| None),
     }
 }
 
@@ -180,6 +183,9 @@ impl Writing {
             return Err(DigestMismatch { expected: *digest, found }.into());
         }
 
+        if state.is_held() {
+            evict::make_room(&self.shared, state.status().offset)?;
+        }
         quarantine::notice_blob(&self.shared, digest)?;
         let (finished, terms) = state.finished(&self.shared.core, &self.session, digest)?;
         let content = finished.content;

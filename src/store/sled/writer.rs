@@ -55,6 +55,19 @@ impl Writer {
         Ok(Self { jobs: Some(jobs), thread: Some(thread) })
     }
 
+    /// Has work done by the writer's thread at some time, or not at all where too much else waits. Nobody is told.
+    pub(super) fn submit<W>(&self, terms: Terms, work: W)
+    where
+        W: FnOnce(&mut Desk<'_>) -> Result<()> + Send + 'static,
+    {
+        let (answer, _) = channel::bounded(1);
+        let job = Box::new(Typed { terms, work: Some(work), result: None, answer });
+        if let Some(jobs) = &self.jobs {
+            // As the words above say.
+            let _ = jobs.try_send(job);
+        }
+    }
+
     /// Has work done by the writer's thread, and waits until it may be answered on these terms.
     pub(super) fn run<T, W>(&self, terms: Terms, work: W) -> Result<T>
     where

@@ -14,7 +14,8 @@ use crate::store::sled::index::{Changes, Index};
 use crate::store::sled::quarantine::{self, Owned};
 use crate::store::sled::room::blocks;
 use crate::store::sled::schema::{
-    self, Kept, Layer, Leftover, Link, Placement, Repository, TOTALS_KEY, Tree, Uptime,
+    self, Kept, Layer, Leftover, Link, Manifest as ManifestRecord, Placement, Repository, TOTALS_KEY, Tree,
+    Uptime,
 };
 use crate::store::sled::verify::Time;
 use crate::store::sled::writer::Terms;
@@ -242,6 +243,7 @@ fn damages(scene: &Scene) -> Vec<Case> {
             vec![
                 (Tree::References, FaultKind::ManifestMissing),
                 (Tree::Tags, FaultKind::ManifestMissing),
+                (Tree::Used, FaultKind::UsedOutdated),
                 (Tree::Repositories, FaultKind::CountersWrong),
                 (Tree::Meta, FaultKind::TotalsWrong),
             ],
@@ -254,9 +256,29 @@ fn damages(scene: &Scene) -> Vec<Case> {
                 (Tree::References, FaultKind::ManifestMissing),
                 (Tree::Referrers, FaultKind::ManifestMissing),
                 (Tree::Candidates, FaultKind::CandidateOutdated),
+                (Tree::Used, FaultKind::UsedOutdated),
                 (Tree::Repositories, FaultKind::CountersWrong),
                 (Tree::Meta, FaultKind::TotalsWrong),
             ],
+            true,
+        ),
+        (
+            "a place among the used too many",
+            added(Tree::Used, schema::used_key(at, &a, &image)),
+            vec![(Tree::Used, FaultKind::UsedOutdated)],
+            true,
+        ),
+        (
+            "a place among the used is gone",
+            Box::new({
+                let a = a.clone();
+                move |index, changes| {
+                    let manifest = index.get::<ManifestRecord>(&schema::digest_within(&a, &image))?.unwrap();
+                    changes.remove(Tree::Used, schema::used_key(manifest.used_at, &a, &image));
+                    Ok(())
+                }
+            }),
+            vec![(Tree::Manifests, FaultKind::UsedMissing)],
             true,
         ),
         (

@@ -33,7 +33,7 @@ pub(super) struct Look<'a> {
 type Judge = fn(&Look<'_>, &[u8], &[u8]) -> Result<Vec<FaultKind>>;
 
 /// Links come before what follows from them: once they are repaired, what no link knows is nobody's.
-const JUDGES: [(Tree, Judge); 11] = [
+const JUDGES: [(Tree, Judge); 12] = [
     (Tree::Links, link),
     (Tree::Uses, link_of_use),
     (Tree::Layers, layer),
@@ -45,6 +45,7 @@ const JUDGES: [(Tree, Judge); 11] = [
     (Tree::Uploads, upload),
     (Tree::Leftovers, leftover),
     (Tree::Candidates, candidate),
+    (Tree::Used, used),
 ];
 
 impl Run<'_> {
@@ -235,6 +236,10 @@ fn manifest(look: &Look<'_>, key: &[u8], value: &[u8]) -> Result<Vec<FaultKind>>
     let id = manifest.content.placement.id();
     Ok(faults([
         (FaultKind::ReferrerMissing, !referrer),
+        (
+            FaultKind::UsedMissing,
+            !look.has(Tree::Used, &schema::used_key(manifest.used_at, &repository, &digest))?,
+        ),
         (FaultKind::CandidateMissing, stamp && manifest.unkept_since.is_some()),
         (FaultKind::StampMissing, stamp && manifest.unkept_since.is_none()),
         (FaultKind::LeftoverInUse, look.has(Tree::Leftovers, &schema::id_key(id))?),
@@ -327,6 +332,13 @@ fn candidate(look: &Look<'_>, key: &[u8], _: &[u8]) -> Result<Vec<FaultKind>> {
     Ok(faults([(FaultKind::CandidateOutdated, stamp.flatten() != Some(since))]))
 }
 
+fn used(look: &Look<'_>, key: &[u8], _: &[u8]) -> Result<Vec<FaultKind>> {
+    let (at, repository, digest) = schema::used_of_key(key)?;
+    let manifest = readable(look.index.get::<Manifest>(&schema::digest_within(&repository, &digest)))?;
+    let its = manifest.is_some_and(|manifest| manifest.used_at == at);
+    Ok(faults([(FaultKind::UsedOutdated, !its)]))
+}
+
 /// A record that cannot be read is found for itself.
 fn readable<R: Record>(record: Result<Option<R>>) -> Result<Option<R>> {
     match record {
@@ -351,6 +363,9 @@ pub(super) fn describe(tree: Tree, key: &[u8]) -> String {
         }
         Tree::Candidates => {
             schema::candidate_of_key(key).map(|(_, repository, digest)| format!("{repository} {digest}"))
+        }
+        Tree::Used => {
+            schema::used_of_key(key).map(|(_, repository, digest)| format!("{repository} {digest}"))
         }
         Tree::Repositories => schema::repository_of_key(key).map(|repository| repository.to_string()),
         Tree::Uploads | Tree::Leftovers => schema::session_of_key(key).map(|id| id.to_string()),

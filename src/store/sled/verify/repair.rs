@@ -34,7 +34,13 @@ pub(super) fn repair(
         }
         // A tag whose manifest is lost is seen by nobody, and is back when the manifest is pushed again.
         (FaultKind::ManifestMissing, Tree::Tags) => return Ok(false),
-        (FaultKind::LinkMissing | FaultKind::TagMissing | FaultKind::CandidateOutdated, _)
+        (
+            FaultKind::LinkMissing
+            | FaultKind::TagMissing
+            | FaultKind::CandidateOutdated
+            | FaultKind::UsedOutdated,
+            _,
+        )
         | (FaultKind::ManifestMissing, Tree::Referrers) => changes.remove(tree, key.to_vec()),
         (FaultKind::ManifestMissing, Tree::References) => {
             let (repository, referenced, manifest) = schema::pointer_of_key(tree, key)?;
@@ -60,6 +66,11 @@ pub(super) fn repair(
                     None => keep::stamp_manifest(desk, &mut changes, &repository, &digest)?,
                 }
             }
+        }
+        (FaultKind::UsedMissing, _) => {
+            let (repository, digest) = schema::digest_of_key(tree, key)?;
+            let Some(manifest) = desk.index().get::<Manifest>(key)? else { return Ok(false) };
+            keep::move_use(&mut changes, None, Some(manifest.used_at), &repository, &digest);
         }
         (FaultKind::ReferrerMissing, _) => {
             let Some(Known { repository, digest, contents, .. }) = known(core, desk.index(), key)? else {

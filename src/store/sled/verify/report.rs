@@ -126,6 +126,10 @@ kinds! {
     CandidateMissing: "its place among the candidates is missing",
     /// A place among the candidates without that stamp.
     CandidateOutdated: "what it stands for does not have its stamp",
+    /// A manifest without a place among the used.
+    UsedMissing: "its place in used-1 is missing",
+    /// A place among the used of no manifest.
+    UsedOutdated: "it is the place of no manifest",
     /// Nothing keeps it, and nobody will collect it.
     StampMissing: "nothing keeps it, and it has no stamp",
     /// A repository that holds something and is not counted.
