@@ -4,6 +4,7 @@ mod compact;
 mod control;
 mod operation;
 mod printer;
+mod rescue;
 mod restore;
 mod serve;
 mod snapshot;
@@ -29,6 +30,7 @@ enum Command {
     Snapshot(snapshot::Snapshot),
     Restore(restore::Restore),
     Compact(compact::Compact),
+    Rescue(rescue::Rescue),
 }
 
 fn main() -> ExitCode {
@@ -58,6 +60,7 @@ fn run(printer: Printer) -> Result<ExitCode, Failure> {
         Command::Snapshot(snapshot) => snapshot.run(printer)?,
         Command::Restore(restore) => restore.run(printer)?,
         Command::Compact(compact) => compact.run(printer)?,
+        Command::Rescue(rescue) => rescue.run(printer)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -453,16 +453,51 @@ pub(super) const TOTALS_KEY: &[u8] = b"totals";
 
 /// A key of `layers-1` or `manifests-1` for people.
 pub(super) fn shown(key: &[u8]) -> String {
-    let of = |digest: &[u8]| match take_digest(digest) {
-        Some((digest, b"")) => Some(digest.to_string()),
+    match (take_digest(key), digest_of_key(key)) {
+        (Some((digest, b"")), _) => digest.to_string(),
+        (_, Some((repository, digest))) => format!("{digest} in {repository}"),
+        _ => "with a damaged key".to_owned(),
+    }
+}
+
+/// The repository that a key begins with, and what follows it.
+fn take_repository(key: &[u8]) -> Option<(RepositoryName, &[u8])> {
+    let end = key.iter().position(|byte| *byte == 0)?;
+    Some((repository_name(key.get(..end)?)?, key.get(end + 1..)?))
+}
+
+/// What a key in `links-1` or `manifests-1` says.
+pub(super) fn digest_of_key(key: &[u8]) -> Option<(RepositoryName, Digest)> {
+    let (repository, rest) = take_repository(key)?;
+    match take_digest(rest)? {
+        (digest, b"") => Some((repository, digest)),
         _ => None,
-    };
-    let within = || {
-        let end = key.iter().position(|byte| *byte == 0)?;
-        let (repository, digest) = (repository_name(key.get(..end)?)?, of(key.get(end + 1..)?)?);
-        Some(format!("{digest} in {repository}"))
-    };
-    of(key).or_else(within).unwrap_or_else(|| "with a damaged key".to_owned())
+    }
+}
+
+/// What a key in `uses-1` says.
+pub(super) fn use_of_key(key: &[u8]) -> Option<(RepositoryName, Digest)> {
+    let (digest, repository) = take_digest(key)?;
+    Some((repository_name(repository)?, digest))
+}
+
+/// What a key in `tags-1` says.
+pub(super) fn tag_of_key(key: &[u8]) -> Option<(RepositoryName, TagName)> {
+    let (repository, tag) = take_repository(key)?;
+    Some((repository, std::str::from_utf8(tag).ok()?.parse().ok()?))
+}
+
+/// What a key in `tagged-1` says.
+pub(super) fn tagged_of_key(key: &[u8]) -> Option<(RepositoryName, Digest, TagName)> {
+    let (repository, rest) = take_repository(key)?;
+    let (digest, tag) = take_digest(rest)?;
+    Some((repository, digest, std::str::from_utf8(tag).ok()?.parse().ok()?))
+}
+
+/// The content that a key in `chunks-1` belongs to, and the chunk's number.
+pub(super) fn chunk_of_key(key: &[u8]) -> Option<(Uuid, u32)> {
+    let (id, number) = key.split_first_chunk::<16>()?;
+    Some((Uuid::from_bytes(*id), u32::from_be_bytes(number.try_into().ok()?)))
 }
 
 /// The digest that follows a prefix and ends a key.
