@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use sledge::Error;
 use sledge::oci::{Algorithm, Manifest, Reference};
 use sledge::store::sled::{Inline, Options, RESCUED, RescueReport, Sled, rescue};
-use sledge::store::{Discover, Pull, Push, UploadOptions};
+use sledge::store::{Discover, Manage, Pull, Push, UploadOptions};
 
 use crate::images::{check_whole, image, name, number, on, open, push, put, read, tag};
 
@@ -228,6 +228,12 @@ fn whatever_happened_to_the_index_the_files_are_saved() {
             });
         }
         assert!(layers.is_empty(), "{} layers are lost", layers.len());
+        // Nothing has a name that it never had.
+        let real: Vec<String> = ["r/0", "r/1", "r/2", RESCUED].map(str::to_owned).to_vec();
+        for repository in store.repositories(None, 100).unwrap().items {
+            assert!(real.contains(&repository.to_string()), "{repository}");
+        }
+        assert!(report.manifests <= 60 && report.tags <= 120, "{report:?}");
         // What is told to be whole is.
         let incomplete = report.incomplete.len() as u64;
         assert_eq!(report.manifests, report.whole + incomplete);
@@ -235,6 +241,27 @@ fn whatever_happened_to_the_index_the_files_are_saved() {
             assert_eq!(check_whole(&store) as u64, report.whole);
         }
     }
+}
+
+#[test]
+fn what_was_deleted_from_a_store_that_is_well_does_not_come_back() {
+    // Long enough a life that sled uses segments again: what it has left in them is no damage, and nobody's any more.
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("store");
+    let store = open(&data);
+    for round in 0..40_u32 {
+        let gone: Vec<_> = (0..100_u32)
+            .map(|n| push(&store, &name("gone"), &[round.to_le_bytes(), n.to_le_bytes()].concat().repeat(500)))
+            .collect();
+        for digest in gone {
+            store.delete_blob(&name("gone"), &digest).unwrap();
+        }
+    }
+    fill(&store, 5);
+    drop(store);
+    let (_, report) = rescued(folder.path());
+    assert_eq!((report.manifests, report.whole, report.tags, report.unnamed), (5, 5, 10, 0), "{report:?}");
+    assert_eq!((report.blobs, report.lost.len(), report.damage.len()), (11, 0, 0), "{report:?}");
 }
 
 #[test]

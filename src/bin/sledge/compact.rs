@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
-use sledge::store::sled::{self, CompactReport};
+use sledge::store::sled::{CompactReport, compact};
 
 use crate::operation;
 use crate::printer::{Failure, Printer};
@@ -27,7 +27,7 @@ struct Compacted(CompactReport);
 
 impl Compact {
     pub(crate) fn run(self, printer: Printer) -> Result<(), Failure> {
-        let report = sled::compact(&self.data, &mut operation::watch(printer))
+        let report = compact(&self.data, &mut operation::watch(printer))
             .map_err(|error| operation::cannot_open(&self.data, error))?;
         printer.report(&Compacted(report), self.json)
     }

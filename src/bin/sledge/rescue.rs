@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 use sledge::Error;
-use sledge::store::sled::{self, RESCUED, RescueReport};
+use sledge::store::sled::{RESCUED, RescueReport, rescue};
 
 use crate::operation;
 use crate::printer::{Failure, Printer};
@@ -33,7 +33,7 @@ struct Rescued(RescueReport);
 impl Rescue {
     pub(crate) fn run(self, printer: Printer) -> Result<(), Failure> {
         let mut watch = operation::watch(printer);
-        let report = sled::rescue(&self.data, &self.new, &mut watch).map_err(|error| {
+        let report = rescue(&self.data, &self.new, &mut watch).map_err(|error| {
             let hint = match &error {
                 Error::NotAStore { .. } => Some("name a folder that is empty or does not exist"),
                 Error::Locked(_) => {

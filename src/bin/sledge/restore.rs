@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 use sledge::Error;
-use sledge::store::sled::{self, RestoreOptions, RestoreReport};
+use sledge::store::sled::{RestoreOptions, RestoreReport, restore};
 
 use crate::operation;
 use crate::printer::{Failure, Printer};
@@ -37,7 +37,7 @@ impl Restore {
     pub(crate) fn run(self, printer: Printer) -> Result<(), Failure> {
         let options = RestoreOptions::new().link(self.link);
         let mut watch = operation::watch(printer);
-        let report = sled::restore(&self.snapshot, &self.data, &options, &mut watch).map_err(|error| {
+        let report = restore(&self.snapshot, &self.data, &options, &mut watch).map_err(|error| {
             let hint = match &error {
                 Error::NotAStore { .. } => Some("give --data a folder that is empty or does not exist"),
                 Error::Locked(_) => Some("stop the process that has it first"),

@@ -140,7 +140,10 @@ impl Carrier {
         let (from, to) = (self.from.join(name), self.to.join(name));
         if self.link {
             match fs::hard_link(&from, &to) {
-                Ok(()) => return Ok(self.carried.linked.count(size)),
+                Ok(()) => {
+                    self.carried.linked.count(size);
+                    return Ok(());
+                }
                 // This one has all the names that it can have; the next one may not.
                 Err(error) if error.kind() == ErrorKind::TooManyLinks => {}
                 Err(error) if is_no_way(&error) => self.link = false,
@@ -151,7 +154,10 @@ impl Carrier {
             let before = since.join(name);
             if fs::symlink_metadata(&before).is_ok_and(|found| found.is_file() && found.len() == size) {
                 match fs::hard_link(&before, &to) {
-                    Ok(()) => return Ok(self.carried.linked_since.count(size)),
+                    Ok(()) => {
+                        self.carried.linked_since.count(size);
+                        return Ok(());
+                    }
                     Err(error) if error.kind() == ErrorKind::TooManyLinks => {}
                     Err(error) if is_no_way(&error) => self.link_since = false,
                     Err(error) => return Err(error),
@@ -164,7 +170,8 @@ impl Carrier {
             match rustix::fs::ioctl_ficlone(&target, &source) {
                 Ok(()) => {
                     target.sync_all()?;
-                    return Ok(self.carried.cloned.count(size));
+                    self.carried.cloned.count(size);
+                    return Ok(());
                 }
                 Err(_) => self.clone = false,
             }
@@ -177,7 +184,8 @@ impl Carrier {
             ));
         }
         target.sync_all()?;
-        Ok(self.carried.copied.count(size))
+        self.carried.copied.count(size);
+        Ok(())
     }
 
     /// Makes the names durable, and tells.

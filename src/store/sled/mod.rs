@@ -4,6 +4,7 @@
 
 mod accounts;
 mod carry;
+mod carve;
 mod clock;
 mod collect;
 mod compact;

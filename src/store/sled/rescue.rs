@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::carry::{Carried, Carrier, Share, content_of};
+use super::carve::{carve, sort_in};
 use super::finder::{Finder, Kind, Place};
 use super::folder;
 use super::index::Index;
@@ -118,7 +119,16 @@ pub fn rescue(
     let salvaged = if has(folder::INDEX) {
         let copied = copy_tree(&old.join(folder::INDEX), &copy);
         copied.map_err(Error::io(format!("copying the index of {}", old.display())))?;
-        salvage(&copy, &readable)?
+        let mut salvaged = salvage(&copy, &readable)?;
+        let pages = Rewrite::begin(&target.path.join("unfinished-pages"))?;
+        if carve(&old.join(folder::INDEX).join("db"), &pages)? {
+            let carved = sort_in(&pages, &readable)?;
+            salvaged.damage.push(format!(
+                "sled's log has damaged places; behind them {carved} more records and chunks could be read"
+            ));
+            salvaged.entries += carved;
+        }
+        salvaged
     } else {
         Salvaged { damage: vec!["the index is missing".to_owned()], ..Salvaged::default() }
     };
@@ -151,7 +161,9 @@ pub fn rescue(
 
     drop(store);
     drop(readable);
-    for left in ["unfinished-copy", "unfinished-readable"].map(|name| target.path.join(name)) {
+    for left in
+        ["unfinished-copy", "unfinished-readable", "unfinished-pages"].map(|name| target.path.join(name))
+    {
         if left.exists() {
             fs::remove_dir_all(&left).map_err(Error::io(format!("removing {}", left.display())))?;
         }

@@ -51,10 +51,8 @@ pub(super) fn salvage(path: &Path, into: &Rewrite) -> Result<Salvaged> {
         copy_tree(&db, tree, into, &mut salvaged)?;
     }
     // What failed inside may fail again while it is closed, and nothing of it is needed any more.
-    if salvaged.damage.is_empty() {
-        drop(db)
-    } else {
-        std::mem::forget(db)
+    if !salvaged.damage.is_empty() {
+        std::mem::forget(db);
     }
     Ok(salvaged)
 }
