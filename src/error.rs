@@ -89,6 +89,14 @@ pub enum Error {
         /// What it points at.
         found: Option<Digest>,
     },
+    /// The tag stays where it points; its manifest, too, can not be deleted.
+    #[error("tag {tag} is immutable and points at {found}: push under another tag")]
+    TagImmutable {
+        /// The tag.
+        tag: Tag,
+        /// What it points at.
+        found: Digest,
+    },
     /// More tags in one push than [`crate::store::MAX_TAGS_PER_PUSH`].
     #[error("{0} tags in one request are too many: at most {max}", max = crate::store::MAX_TAGS_PER_PUSH)]
     TooManyTags(usize),
@@ -189,7 +197,7 @@ impl Error {
             Self::UploadUnknown { .. } => ErrorCode::BlobUploadUnknown,
             Self::UploadBusy(_) | Self::UploadOffset { .. } => ErrorCode::BlobUploadInvalid,
             Self::SizeMismatch { .. } => ErrorCode::SizeInvalid,
-            Self::TagCondition { .. } => ErrorCode::Denied,
+            Self::TagCondition { .. } | Self::TagImmutable { .. } => ErrorCode::Denied,
             Self::NameInvalid(_) => ErrorCode::NameInvalid,
             Self::RequestInvalid(_) | Self::Unsupported(_) => ErrorCode::Unsupported,
             Self::TooManyRequests { .. } => ErrorCode::TooManyRequests,

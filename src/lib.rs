@@ -48,6 +48,7 @@
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod error;
+pub mod filter;
 pub mod oci;
 pub mod registry;
 #[cfg(feature = "server")]

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use sledge::oci::{Algorithm, Digest, Manifest, MediaType, Reference, RepositoryName, Tag};
 use sledge::store::sled::{CollectOptions, Options, Sled, Untagged};
-use sledge::store::{Discover, Manage, MountSource, Pull, Push, PutManifest, UploadOptions};
+use sledge::store::{Discover, Manage, MountSource, Pinned, Pull, Push, PutManifest, UploadOptions};
 use sledge::{Error, Result};
 
 /// So short that a push takes longer: clients then push what is missing once more, as real ones do.
@@ -222,7 +222,7 @@ impl World {
                 5 => {
                     let mut current = slot.image.write().unwrap();
                     if let Some(digest) = current.take() {
-                        self.store.delete_manifest(&slot.repository, &digest)?;
+                        self.store.delete_manifest(&slot.repository, &digest, &Pinned::none())?;
                     }
                 }
                 _ => {
@@ -287,7 +287,7 @@ fn no_acknowledged_image_fails_to_pull_while_collection_runs_without_pause() {
     for slot in world.slots.iter().flatten() {
         world.pull(slot, &slot.image.read().unwrap()).unwrap();
         if let Some(digest) = slot.image.write().unwrap().take() {
-            store.delete_manifest(&slot.repository, &digest).unwrap();
+            store.delete_manifest(&slot.repository, &digest, &Pinned::none()).unwrap();
         }
     }
     // Children after their index, layers after their manifests: each when its own grace time has passed.

@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sledge::conformance::{self, Harness, RULES};
-use sledge::store::Store;
+use sledge::filter::ImmutableTags;
 use sledge::store::memory::Memory;
 use sledge::store::sled::{Durability, Inline, Options, Sled};
+use sledge::store::{Pinned, Store};
 use tempfile::TempDir;
 
 mod broken;
@@ -116,6 +117,7 @@ keeps_the_contract! {
     memory_behind_an_arc: Volatile::new(|memory| -> Arc<dyn Store> { Arc::new(memory) });
     memory_behind_a_box: Volatile::new(|memory| -> Box<dyn Store> { Box::new(memory) });
     memory_behind_a_reference: Volatile::new(|memory| -> &'static dyn Store { Box::leak(Box::new(memory)) });
+    immutable_tags_of_which_there_are_none: Volatile::new(|memory| ImmutableTags::new(memory, Pinned::none()));
     sled: Durable::new(Options::new());
     sled_with_all_bytes_inside: Durable::new(Options::new().inline(Inline::Everything));
     sled_with_all_bytes_in_files: Durable::new(Options::new().inline(Inline::UpTo(0)));

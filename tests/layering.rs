@@ -9,13 +9,14 @@ mod paths;
 
 /// Each module with what it may name beside itself. A module's row covers the modules below it, except those that have
 /// a row of their own: to name those, they must be listed too. A longer path allows that one item.
-const LAYERS: [(&str, &[&str]); 9] = [
+const LAYERS: [(&str, &[&str]); 10] = [
     ("oci", &[]),
     ("error", &["oci", "store::MAX_TAGS_PER_PUSH"]),
     ("store", &["oci", "error"]),
     ("store::memory", &["store", "oci", "error"]),
     ("store::sled", &["store", "oci", "error"]),
     // Registry::open names the durable store; nothing else up here does.
+    ("filter", &["store", "oci", "error"]),
     ("registry", &["store", "oci", "error", "store::sled"]),
     ("conformance", &["store", "oci", "error"]),
     ("wire", &["oci", "error"]),
@@ -27,7 +28,7 @@ const AT_THE_ROOT: [(&str, &str); 3] =
     [("Error", "error::Error"), ("ErrorCode", "error::ErrorCode"), ("Result", "error::Result")];
 
 /// The modules that alone may name a crate. Crates that are not listed may be named anywhere.
-const CRATES: [(&str, &[&str]); 14] = [
+const CRATES: [(&str, &[&str]); 16] = [
     ("bincode", &["store::sled"]),
     ("crossbeam", &["store::sled"]),
     ("memmap2", &["store::sled"]),
@@ -41,6 +42,8 @@ const CRATES: [(&str, &[&str]); 14] = [
     ("hyper_util", &["server"]),
     ("tokio", &["server", "bin"]),
     ("clap", &["bin"]),
+    ("humantime", &["bin"]),
+    ("wildmatch", &["bin"]),
     ("tracing_subscriber", &["bin"]),
 ];
 

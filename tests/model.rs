@@ -15,7 +15,7 @@ use std::time::Duration;
 use sledge::oci::{Algorithm, Digest, Manifest, MediaType, Reference, RepositoryName, Tag};
 use sledge::store::memory::Memory;
 use sledge::store::sled::{Inline, Options, Sled};
-use sledge::store::{Condition, MountSource, PutManifest, References, Store, UploadOptions};
+use sledge::store::{Condition, MountSource, Pinned, PutManifest, References, Store, UploadOptions};
 use sledge::{Error, Result};
 use uuid::Uuid;
 
@@ -272,7 +272,9 @@ fn operate(
                 answer(store.mount(repository, digest, &source).map(|stat| (stat.digest, stat.size)))
             })
         }
-        13 => stores.map(|store| answer(store.delete_manifest(repository, manifest.digest()))),
+        13 => {
+            stores.map(|store| answer(store.delete_manifest(repository, manifest.digest(), &Pinned::none())))
+        }
         14 => stores.map(|store| answer(store.delete_tag(repository, tag))),
         _ => stores.map(|store| answer(store.delete_blob(repository, digest))),
     }

@@ -251,7 +251,9 @@ fn what_was_deleted_from_a_store_that_is_well_does_not_come_back() {
     let store = open(&data);
     for round in 0..40_u32 {
         let gone: Vec<_> = (0..100_u32)
-            .map(|n| push(&store, &name("gone"), &[round.to_le_bytes(), n.to_le_bytes()].concat().repeat(500)))
+            .map(|n| {
+                push(&store, &name("gone"), &[round.to_le_bytes(), n.to_le_bytes()].concat().repeat(500))
+            })
             .collect();
         for digest in gone {
             store.delete_blob(&name("gone"), &digest).unwrap();

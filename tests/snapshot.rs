@@ -19,7 +19,7 @@ use std::thread;
 use sledge::Error;
 use sledge::oci::{Manifest, Tag};
 use sledge::store::sled::{Progress, SnapshotOptions};
-use sledge::store::{Condition, Manage, Push, UploadOptions};
+use sledge::store::{Condition, Manage, Pinned, Push, UploadOptions};
 
 use crate::images::{check_whole, content, image, name, number, on, open, push, put, read, snapshot, tag};
 
@@ -62,7 +62,7 @@ fn a_snapshot_of_a_store_in_use_is_the_state_at_one_moment() {
                         .unwrap();
                     put(store, busy, &manifest, &[tag(&format!("only-{who}-{round}"))]);
                     if let Some(before) = before.replace(manifest) {
-                        store.delete_manifest(busy, before.digest()).unwrap();
+                        store.delete_manifest(busy, before.digest(), &Pinned::none()).unwrap();
                         for reference in before.contents().unwrap().references {
                             store.delete_blob(busy, &reference.digest).unwrap();
                         }
@@ -149,7 +149,7 @@ fn a_snapshot_shares_its_files_and_outlives_the_store() {
     assert!(!folder.path().join("deep/snapshot.unfinished").exists());
 
     // Whatever happens to the store now is nothing to the snapshot, and the other way round.
-    store.delete_manifest(&name("a"), manifest.digest()).unwrap();
+    store.delete_manifest(&name("a"), manifest.digest(), &Pinned::none()).unwrap();
     let copy = open(&target);
     assert_eq!(check_whole(&copy), 1);
     assert!(matches!(copy.upload_status(&name("a"), session), Err(Error::UploadUnknown { .. })));

@@ -7,7 +7,7 @@ use super::Harness;
 use super::scene::{Scene, absent, assert_error, descriptor, image_document, index, manifest, tag, unique};
 use crate::error::Error;
 use crate::oci::{Algorithm, MediaType, RepositoryName};
-use crate::store::MountSource;
+use crate::store::{MountSource, Pinned};
 
 /// C1: the manifest and its other tags stay.
 pub fn deleting_a_tag_leaves_the_manifest(harness: &dyn Harness) {
@@ -27,7 +27,7 @@ pub fn deleting_a_manifest_removes_its_tags(harness: &dyn Harness) {
     let scene = Scene::new(harness);
     let deleted = scene.image(&["a", "b", "d", "moved"]);
     let other = scene.image(&["c", "moved"]);
-    scene.store.delete_manifest(&scene.name, deleted.digest()).unwrap();
+    scene.store.delete_manifest(&scene.name, deleted.digest(), &Pinned::none()).unwrap();
     assert!(!scene.has(&deleted));
     for gone in ["a", "b", "d"] {
         assert_error!(scene.resolve(gone), Error::ManifestUnknown { .. });
@@ -42,6 +42,20 @@ pub fn deleting_a_manifest_removes_its_tags(harness: &dyn Harness) {
     // What is put again comes without its old tags.
     scene.put(&deleted, &[]).unwrap();
     assert_eq!(scene.tags(), ["c", "moved"]);
+}
+
+/// A manifest that a pinned tag points at stays, with all its tags; one whose tags are free goes.
+pub fn a_pinned_tag_keeps_its_manifest(harness: &dyn Harness) {
+    let scene = Scene::new(harness);
+    let pinned = Pinned::tags(|tag| tag.as_str() == "b");
+    let (kept, free) = (scene.image(&["a", "b"]), scene.image(&["c"]));
+    assert_error!(
+        scene.store.delete_manifest(&scene.name, kept.digest(), &pinned),
+        Error::TagImmutable { tag, found } if tag.as_str() == "b" && found == *kept.digest()
+    );
+    assert!(scene.has(&kept));
+    scene.store.delete_manifest(&scene.name, free.digest(), &pinned).unwrap();
+    assert_eq!(scene.tags(), ["a", "b"]);
 }
 
 /// C1: no reader, at no time, sees a tag of a manifest that is gone, or a manifest whose tag went with it.
@@ -72,7 +86,7 @@ pub fn a_manifest_and_its_tags_vanish_at_once(harness: &dyn Harness) {
                     }
                 });
             }
-            scene.store.delete_manifest(&scene.name, doomed.digest()).unwrap();
+            scene.store.delete_manifest(&scene.name, doomed.digest(), &Pinned::none()).unwrap();
             assert_eq!(scene.at("x"), None);
             done.store(true, Ordering::Release);
         });
@@ -85,7 +99,7 @@ pub fn an_index_outlives_its_children(harness: &dyn Harness) {
     let child = scene.image(&[]);
     let parent = index(&[*child.digest()]);
     scene.put(&parent, &["parent"]).unwrap();
-    scene.store.delete_manifest(&scene.name, child.digest()).unwrap();
+    scene.store.delete_manifest(&scene.name, child.digest(), &Pinned::none()).unwrap();
     assert!(!scene.has(&child));
     assert_eq!(scene.store.manifest(&scene.name, &tag("parent").into()).unwrap(), parent);
     // As a new push it would be refused: its child is missing now.
@@ -105,8 +119,8 @@ pub fn a_deleted_referrer_is_not_listed(harness: &dyn Harness) {
         scene.put(referrer, &[]).unwrap();
     }
     let [stays, goes] = referrers;
-    scene.store.delete_manifest(&scene.name, goes.digest()).unwrap();
-    scene.store.delete_manifest(&scene.name, subject.digest()).unwrap();
+    scene.store.delete_manifest(&scene.name, goes.digest(), &Pinned::none()).unwrap();
+    scene.store.delete_manifest(&scene.name, subject.digest(), &Pinned::none()).unwrap();
     let listed = scene.referrers(subject.digest());
     assert_eq!(listed.iter().map(|found| found.digest).collect::<Vec<_>>(), [*stays.digest()]);
 }
@@ -119,7 +133,7 @@ pub fn deleting_what_is_not_there_says_so(harness: &dyn Harness) {
     let unknown = scene.elsewhere();
     for (scene, digest) in [(&scene, absent()), (&unknown, *image.digest()), (&unknown, blob)] {
         assert_error!(
-            scene.store.delete_manifest(&scene.name, &digest),
+            scene.store.delete_manifest(&scene.name, &digest, &Pinned::none()),
             Error::ManifestUnknown { repository, reference }
                 if repository == scene.name && reference == digest.into()
         );
@@ -131,8 +145,11 @@ pub fn deleting_what_is_not_there_says_so(harness: &dyn Harness) {
     }
     scene.store.delete_tag(&scene.name, &tag("latest")).unwrap();
     assert_error!(scene.store.delete_tag(&scene.name, &tag("latest")), Error::ManifestUnknown { .. });
-    scene.store.delete_manifest(&scene.name, image.digest()).unwrap();
-    assert_error!(scene.store.delete_manifest(&scene.name, image.digest()), Error::ManifestUnknown { .. });
+    scene.store.delete_manifest(&scene.name, image.digest(), &Pinned::none()).unwrap();
+    assert_error!(
+        scene.store.delete_manifest(&scene.name, image.digest(), &Pinned::none()),
+        Error::ManifestUnknown { .. }
+    );
     scene.store.delete_blob(&scene.name, &blob).unwrap();
     assert_error!(scene.store.delete_blob(&scene.name, &blob), Error::BlobUnknown { .. });
 }
@@ -180,7 +197,7 @@ pub fn content_can_be_pushed_again_after_deletion(harness: &dyn Harness) {
                 scene.put(&image, &["latest"]).unwrap();
                 assert!(scene.read(&digest) == bytes, "a blob that was pushed again reads as something else");
                 assert_eq!(scene.at("latest").as_ref(), Some(image.digest()));
-                scene.store.delete_manifest(&scene.name, image.digest()).unwrap();
+                scene.store.delete_manifest(&scene.name, image.digest(), &Pinned::none()).unwrap();
                 scene.store.delete_blob(&scene.name, &digest).unwrap();
                 assert_error!(scene.blob(&digest), Error::BlobUnknown { .. });
             }
@@ -194,7 +211,7 @@ pub fn a_repository_ends_with_its_last_content(harness: &dyn Harness) {
     let name = &scene.name;
     let (empty, blob) = (index(&[]), scene.push(&unique(10)));
     scene.put(&empty, &["latest"]).unwrap();
-    scene.store.delete_manifest(name, empty.digest()).unwrap();
+    scene.store.delete_manifest(name, empty.digest(), &Pinned::none()).unwrap();
     assert_eq!(scene.tags(), Vec::<String>::new());
     let child = scene.with_suffix("/child");
     child.push(&unique(10));

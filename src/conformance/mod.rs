@@ -115,6 +115,7 @@ pub const RULES: &[Rule] = rules! {
         a_tag_needs_a_manifest
         conditions_hold_for_every_tag_or_nothing_is_written
         conditions_hold_for_a_single_tag
+        a_pinned_tag_is_set_once
         of_racing_first_writers_one_wins
         of_racing_replacements_one_wins;
     uploads:
@@ -148,6 +149,7 @@ pub const RULES: &[Rule] = rules! {
     manage:
         deleting_a_tag_leaves_the_manifest
         deleting_a_manifest_removes_its_tags
+        a_pinned_tag_keeps_its_manifest
         a_manifest_and_its_tags_vanish_at_once
         an_index_outlives_its_children
         a_deleted_referrer_is_not_listed

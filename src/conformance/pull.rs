@@ -6,7 +6,7 @@ use super::Harness;
 use super::scene::{Scene, absent, assert_error, image, image_document, index, media_type, tag, unique};
 use crate::error::Error;
 use crate::oci::{Algorithm, Descriptor, Manifest, MediaType, Reference, RepositoryName, Tag};
-use crate::store::Content;
+use crate::store::{Content, Pinned};
 
 /// Sizes of blobs at which a store may change its ways.
 const SIZES: [usize; 13] = [
@@ -200,7 +200,7 @@ pub fn names_of_full_length_work(harness: &dyn Harness) {
     let listed = scene.store.repositories(Some(&short.name), 1).unwrap();
     assert_eq!(listed.items, std::slice::from_ref(&scene.name));
     scene.store.delete_tag(&scene.name, &tag(&long)).unwrap();
-    scene.store.delete_manifest(&scene.name, manifest.digest()).unwrap();
+    scene.store.delete_manifest(&scene.name, manifest.digest(), &Pinned::none()).unwrap();
     assert_eq!(scene.tags(), Vec::<String>::new());
     assert!(scene.has(&referrer));
 }
@@ -227,7 +227,7 @@ pub fn neighbouring_names_are_kept_apart(harness: &dyn Harness) {
         assert_eq!(referrers.len(), 1, "{}", scene.name);
         assert_eq!(referrers[0].digest, *manifest.digest(), "{}", scene.name);
     }
-    base.store.delete_manifest(&base.name, manifests[0].digest()).unwrap();
+    base.store.delete_manifest(&base.name, manifests[0].digest(), &Pinned::none()).unwrap();
     for (scene, manifest) in scenes.iter().zip(&manifests).skip(1) {
         assert!(scene.has(manifest), "{} lost what {} deleted", scene.name, base.name);
     }

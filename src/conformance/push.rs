@@ -11,7 +11,7 @@ use super::scene::{
 };
 use crate::error::Error;
 use crate::oci::{Digest, MAX_MANIFEST_SIZE, Manifest, MediaType, ReferenceRole};
-use crate::store::{Condition, MAX_TAGS_PER_PUSH, PutManifest, References};
+use crate::store::{Condition, MAX_TAGS_PER_PUSH, Pinned, PutManifest, References};
 
 const THREADS: u8 = 8;
 
@@ -138,7 +138,7 @@ pub fn ten_thousand_references_are_one_manifest(harness: &dyn Harness) {
     let options = PutManifest::new().references(References::MayBeAbsent);
     scene.put_with(&distinct_image, &["distinct"], &options).unwrap();
     assert_eq!(scene.store.manifest(&scene.name, &tag("distinct").into()).unwrap(), distinct_image);
-    scene.store.delete_manifest(&scene.name, distinct_image.digest()).unwrap();
+    scene.store.delete_manifest(&scene.name, distinct_image.digest(), &Pinned::none()).unwrap();
     assert!(scene.has(&repeated) && !scene.has(&distinct_image));
 }
 
@@ -230,7 +230,7 @@ pub fn a_tag_moves(harness: &dyn Harness) {
     scene.store.tag(&scene.name, old.digest(), &tag("latest"), &Condition::Any).unwrap();
     assert_eq!(scene.at("latest").as_ref(), Some(old.digest()));
     // The manifest that lost the tag must not take it along when it goes.
-    scene.store.delete_manifest(&scene.name, new.digest()).unwrap();
+    scene.store.delete_manifest(&scene.name, new.digest(), &Pinned::none()).unwrap();
     assert_eq!(scene.at("latest").as_ref(), Some(old.digest()));
 }
 
@@ -316,6 +316,29 @@ pub fn of_racing_replacements_one_wins(harness: &dyn Harness) {
         assert_eq!(scene.at("raced").as_ref(), Some(&winners[0]));
         current = winners[0];
     }
+}
+
+/// A pinned tag is set where it is absent, set again to where it points, and moved nowhere; others of the same push are not
+/// bound by it, and with it nothing is written.
+pub fn a_pinned_tag_is_set_once(harness: &dyn Harness) {
+    let scene = Scene::new(harness);
+    let pinned = PutManifest::new().pinned(Pinned::tags(|tag| tag.as_str().starts_with('v')));
+    let (old, new) = (index(&[]), scene.image(&["latest"]));
+    scene.put_with(&old, &["v1", "latest"], &pinned).unwrap();
+    scene.put_with(&old, &["v1"], &pinned).unwrap();
+    let refused = index(&[*old.digest()]);
+    assert_error!(
+        scene.put_with(&refused, &["latest", "v2", "v1"], &pinned),
+        Error::TagImmutable { tag, found } if tag.as_str() == "v1" && found == *old.digest()
+    );
+    assert!(!scene.has(&refused));
+    assert_eq!(scene.tags(), ["latest", "v1"]);
+    scene.put_with(&new, &["latest", "v2"], &pinned).unwrap();
+    assert_eq!(scene.at("v1").as_ref(), Some(old.digest()));
+    let unmoved = |digest, name| scene.store.tag(&scene.name, digest, &tag(name), &Condition::Unmoved);
+    unmoved(old.digest(), "v1").unwrap();
+    unmoved(old.digest(), "v3").unwrap();
+    assert_error!(unmoved(new.digest(), "v1"), Error::TagCondition { found: Some(found), .. } if found == *old.digest());
 }
 
 /// Puts all manifests under one tag at the same time; those that succeeded.

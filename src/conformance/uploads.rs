@@ -9,7 +9,7 @@ use super::Harness;
 use super::scene::{Scene, assert_error, tag, unique};
 use crate::error::Error;
 use crate::oci::{Algorithm, DigestMismatch};
-use crate::store::{Upload, UploadOptions};
+use crate::store::{Pinned, Upload, UploadOptions};
 
 const BOTH: [Algorithm; 2] = [Algorithm::Sha256, Algorithm::Sha512];
 
@@ -129,7 +129,7 @@ pub fn what_was_committed_outlives_a_restart(harness: &dyn Harness) {
     let (small, large) = (unique(100), unique(1 << 20));
     let digests = [scene.push(&small), scene.push(&large)];
     let (kept, deleted) = (scene.image(&["kept", "dropped"]), scene.image(&["deleted"]));
-    scene.store.delete_manifest(&scene.name, deleted.digest()).unwrap();
+    scene.store.delete_manifest(&scene.name, deleted.digest(), &Pinned::none()).unwrap();
     scene.store.delete_tag(&scene.name, &tag("dropped")).unwrap();
     let cancelled = scene.start();
     let id = cancelled.id();

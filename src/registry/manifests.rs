@@ -7,7 +7,7 @@
 use super::{Listing, Repository};
 use crate::error::{Error, Result};
 use crate::oci::{Descriptor, Digest, Manifest, MediaType, Reference, Tag};
-use crate::store::{Condition, PutManifest, Tagged};
+use crate::store::{Condition, Pinned, PutManifest, Tagged};
 
 /// A repository's manifests and tags.
 #[derive(Clone, Debug)]
@@ -106,7 +106,7 @@ impl Manifests {
     /// # Errors
     /// [`Error::ManifestUnknown`].
     pub fn delete(&self, digest: &Digest) -> Result<()> {
-        self.repository.store.delete_manifest(&self.repository.name, digest)
+        self.repository.store.delete_manifest(&self.repository.name, digest, &Pinned::none())
     }
 
     /// The tags, by name. Of a repository that holds nothing, the first entry is [`Error::RepositoryUnknown`].

@@ -8,7 +8,7 @@ use super::body::Body;
 use super::bridge::blocking;
 use super::reply::Reply;
 use crate::oci::{Digest, Reference, RepositoryName};
-use crate::store::Store;
+use crate::store::{Pinned, Store};
 use crate::wire::Refusal;
 
 pub(super) async fn delete_manifest(
@@ -19,7 +19,7 @@ pub(super) async fn delete_manifest(
     let store = Arc::clone(store);
     blocking(move || match reference {
         Reference::Tag(tag) => store.delete_tag(&repository, &tag),
-        Reference::Digest(digest) => store.delete_manifest(&repository, &digest),
+        Reference::Digest(digest) => store.delete_manifest(&repository, &digest, &Pinned::none()),
     })
     .await?;
     Ok(Reply::new(StatusCode::ACCEPTED).done())

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use self::state::{Pointer, State, StoredManifest};
 use self::upload::MemoryUpload;
 use super::{
-    Blob, BlobStat, Condition, Discover, MAX_TAGS_PER_PUSH, Manage, MountSource, Page, Pull, Push,
+    Blob, BlobStat, Condition, Discover, MAX_TAGS_PER_PUSH, Manage, MountSource, Page, Pinned, Pull, Push,
     PutManifest, References, Tagged, Upload, UploadOptions, UploadStatus,
 };
 use crate::error::{Error, Result};
@@ -101,7 +101,7 @@ impl Push for Memory {
             }
         }
         for tag in options.tags {
-            state.check(repository, tag, &options.condition)?;
+            state.check(repository, tag, manifest.digest(), &options.condition, &options.pinned)?;
         }
 
         let referrer = Descriptor {
@@ -127,7 +127,7 @@ impl Push for Memory {
     ) -> Result<()> {
         let mut state = self.state();
         state.manifest(repository, &Reference::Digest(*digest))?;
-        state.check(repository, tag, condition)?;
+        state.check(repository, tag, digest, condition, &Pinned::none())?;
         let pointer = Pointer { digest: *digest, updated_at: SystemTime::now() };
         state.repositories.entry(repository.clone()).or_default().tags.insert(tag.clone(), pointer);
         Ok(())
@@ -245,9 +245,13 @@ fn page<T>(mut entries: impl Iterator<Item = T>, limit: usize) -> Page<T> {
 }
 
 impl Manage for Memory {
-    fn delete_manifest(&self, repository: &RepositoryName, digest: &Digest) -> Result<()> {
+    fn delete_manifest(&self, repository: &RepositoryName, digest: &Digest, pinned: &Pinned) -> Result<()> {
         let mut state = self.state();
         state.manifest(repository, &Reference::Digest(*digest))?;
+        let tags = state.listed(repository)?.tags.iter().filter(|(_, pointer)| pointer.digest == *digest);
+        if let Some((tag, _)) = tags.into_iter().find(|(tag, _)| pinned.contains(tag)) {
+            return Err(Error::TagImmutable { tag: tag.clone(), found: *digest });
+        }
         if let Some(holding) = state.repositories.get_mut(repository) {
             holding.manifests.remove(digest);
             holding.tags.retain(|_, pointer| pointer.digest != *digest);

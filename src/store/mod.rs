@@ -31,10 +31,14 @@ use std::time::SystemTime;
 use uuid::Uuid;
 
 use crate::error::Result;
-use crate::oci::{Algorithm, Descriptor, Digest, Manifest, MediaType, Reference, RepositoryName, Tag};
+use crate::oci::{Descriptor, Digest, Manifest, MediaType, Reference, RepositoryName, Tag};
 
 pub mod memory;
+mod options;
 pub mod sled;
+
+pub(crate) use options::check_tag;
+pub use options::{Condition, MountSource, Pinned, PutManifest, References, UploadOptions};
 
 /// The most tags that one [`Push::put_manifest`] sets: they become visible at once, in one small transaction.
 pub const MAX_TAGS_PER_PUSH: usize = 32;
@@ -73,8 +77,9 @@ pub trait Push: Send + Sync {
     /// # Errors
     /// [`Error::ManifestInvalid`](crate::Error::ManifestInvalid),
     /// [`Error::ReferencesMissing`](crate::Error::ReferencesMissing),
-    /// [`Error::TooManyTags`](crate::Error::TooManyTags), and
-    /// [`Error::TagCondition`](crate::Error::TagCondition) when one of the tags does not meet the condition.
+    /// [`Error::TooManyTags`](crate::Error::TooManyTags),
+    /// [`Error::TagCondition`](crate::Error::TagCondition) when one of the tags does not meet the condition, and
+    /// [`Error::TagImmutable`](crate::Error::TagImmutable) when one is pinned and points elsewhere.
     ///
     /// # Durability
     /// When it returns, the manifest and the tags survive a power cut.
@@ -189,11 +194,11 @@ pub trait Discover: Send + Sync {
 
 /// Removing content. When a method returns, the removal survives a power cut, and no reader sees what was removed.
 pub trait Manage: Send + Sync {
-    /// Deletes a manifest and its tags (C1).
+    /// Deletes a manifest and its tags (C1), unless one of these is pinned.
     ///
     /// # Errors
-    /// [`Error::ManifestUnknown`](crate::Error::ManifestUnknown).
-    fn delete_manifest(&self, repository: &RepositoryName, digest: &Digest) -> Result<()>;
+    /// [`Error::ManifestUnknown`](crate::Error::ManifestUnknown), [`Error::TagImmutable`](crate::Error::TagImmutable).
+    fn delete_manifest(&self, repository: &RepositoryName, digest: &Digest, pinned: &Pinned) -> Result<()>;
 
     /// Deletes a tag and leaves the manifest (C1).
     ///
@@ -349,131 +354,6 @@ pub struct UploadStatus {
     pub started_at: SystemTime,
 }
 
-/// What is known of an upload beforehand.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct UploadOptions {
-    /// The algorithm of the digest to come; sha256 if nothing is said. Another one costs a second read at the commit.
-    pub algorithm: Option<Algorithm>,
-    /// The size of the whole in bytes, for admission. It is a hint, not a promise.
-    pub size: Option<u64>,
-}
-
-impl UploadOptions {
-    /// Nothing is known.
-    #[must_use]
-    pub const fn new() -> Self {
-        Self { algorithm: None, size: None }
-    }
-
-    /// The algorithm of the digest to come.
-    #[must_use]
-    pub const fn algorithm(mut self, algorithm: Algorithm) -> Self {
-        self.algorithm = Some(algorithm);
-        self
-    }
-
-    /// The size of the whole in bytes.
-    #[must_use]
-    pub const fn size(mut self, size: u64) -> Self {
-        self.size = Some(size);
-        self
-    }
-}
-
-/// How a manifest is put.
-#[derive(Clone, Debug, Default)]
-#[non_exhaustive]
-pub struct PutManifest<'a> {
-    /// The tags to point at it, at most [`MAX_TAGS_PER_PUSH`].
-    pub tags: &'a [Tag],
-    /// What must hold of each of the tags.
-    pub condition: Condition,
-    /// Whether what it references must be there.
-    pub references: References,
-}
-
-impl<'a> PutManifest<'a> {
-    /// No tags, no condition, and references must exist.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// The tags to point at it.
-    #[must_use]
-    pub const fn tags(mut self, tags: &'a [Tag]) -> Self {
-        self.tags = tags;
-        self
-    }
-
-    /// What must hold of each of the tags.
-    #[must_use]
-    pub const fn condition(mut self, condition: Condition) -> Self {
-        self.condition = condition;
-        self
-    }
-
-    /// Whether what it references must be there.
-    #[must_use]
-    pub const fn references(mut self, references: References) -> Self {
-        self.references = references;
-        self
-    }
-}
-
-/// What must hold of a tag for it to be set. Decided where the write is decided: nothing comes in between.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Condition {
-    /// Nothing.
-    #[default]
-    Any,
-    /// It does not exist.
-    Absent,
-    /// It points at this manifest.
-    Is(Digest),
-}
-
-impl Condition {
-    /// Whether a tag that points at `found` meets it.
-    #[must_use]
-    pub fn admits(&self, found: Option<&Digest>) -> bool {
-        match self {
-            Self::Any => true,
-            Self::Absent => found.is_none(),
-            Self::Is(digest) => found == Some(digest),
-        }
-    }
-}
-
-/// Whether what a manifest references must be there when it is put.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum References {
-    /// All must exist (C2).
-    #[default]
-    MustExist,
-    /// They may come later, or never: a mirror takes a manifest before its layers, and a sparse index names more than it has.
-    MayBeAbsent,
-}
-
-/// Where a mounted blob may come from.
-#[derive(Clone, Copy)]
-pub enum MountSource<'a> {
-    /// From this repository.
-    Repository(&'a RepositoryName),
-    /// From any repository that the predicate admits.
-    Any(&'a (dyn Fn(&RepositoryName) -> bool + Send + Sync)),
-}
-
-impl fmt::Debug for MountSource<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Repository(name) => f.debug_tuple("Repository").field(name).finish(),
-            Self::Any(_) => f.write_str("Any"),
-        }
-    }
-}
-
 /// A tag and where it points.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tagged {
@@ -565,8 +445,8 @@ macro_rules! forward {
         }
 
         impl<S: Manage + ?Sized> Manage for $pointer {
-            fn delete_manifest(&self, repository: &RepositoryName, digest: &Digest) -> Result<()> {
-                (**self).delete_manifest(repository, digest)
+            fn delete_manifest(&self, repository: &RepositoryName, digest: &Digest, pinned: &Pinned) -> Result<()> {
+                (**self).delete_manifest(repository, digest, pinned)
             }
             fn delete_tag(&self, repository: &RepositoryName, tag: &Tag) -> Result<()> {
                 (**self).delete_tag(repository, tag)

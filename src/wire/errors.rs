@@ -145,6 +145,9 @@ impl From<&Error> for ErrorAnswer {
             Error::UploadOffset { offset, requested, .. } => {
                 with(StatusCode::RANGE_NOT_SATISFIABLE, json!({ "offset": offset, "requested": requested }))
             }
+            Error::TagImmutable { tag, found } => {
+                with(StatusCode::FORBIDDEN, json!({ "tag": tag, "found": found }))
+            }
             Error::TagCondition { tag, found } => {
                 with(StatusCode::PRECONDITION_FAILED, json!({ "tag": tag, "found": found }))
             }

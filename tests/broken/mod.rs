@@ -9,7 +9,7 @@ use sledge::conformance::RULES;
 use sledge::oci::{Descriptor, Digest, Manifest, MediaType, Reference, RepositoryName, Tag};
 use sledge::store::memory::Memory;
 use sledge::store::{
-    Blob, BlobStat, Condition, Content, Discover, Manage, MountSource, Page, Pull, Push, PutManifest,
+    Blob, BlobStat, Condition, Content, Discover, Manage, MountSource, Page, Pinned, Pull, Push, PutManifest,
     References, Tagged, Upload, UploadOptions, UploadStatus, View,
 };
 use sledge::{Error, Result};
@@ -236,18 +236,18 @@ impl Discover for Broken {
 }
 
 impl Manage for Broken {
-    fn delete_manifest(&self, repository: &RepositoryName, digest: &Digest) -> Result<()> {
+    fn delete_manifest(&self, repository: &RepositoryName, digest: &Digest, pinned: &Pinned) -> Result<()> {
         let mut tags = self.memory.tags(repository, None, usize::MAX)?.items.into_iter();
         if self.fault == Fault::KeepsTaggedManifests && tags.any(|tagged| tagged.digest == *digest) {
             return Ok(());
         }
-        self.memory.delete_manifest(repository, digest)
+        self.memory.delete_manifest(repository, digest, pinned)
     }
 
     fn delete_tag(&self, repository: &RepositoryName, tag: &Tag) -> Result<()> {
         if self.fault == Fault::DeletesTheManifestWithItsTag {
             let digest = self.memory.resolve(repository, &tag.clone().into())?.digest;
-            return self.memory.delete_manifest(repository, &digest);
+            return self.memory.delete_manifest(repository, &digest, &Pinned::none());
         }
         self.memory.delete_tag(repository, tag)
     }

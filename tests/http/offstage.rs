@@ -9,7 +9,7 @@ use std::time::SystemTime;
 
 use sledge::oci::{Descriptor, Digest, Manifest, MediaType, Reference, RepositoryName, Tag};
 use sledge::store::{
-    Blob, BlobStat, Condition, Content, Discover, Manage, MountSource, Page, Pull, Push, PutManifest,
+    Blob, BlobStat, Condition, Content, Discover, Manage, MountSource, Page, Pinned, Pull, Push, PutManifest,
     ResidentBytes, Store, Tagged, Upload, UploadOptions, UploadStatus, View,
 };
 use sledge::{Error, Result};
@@ -214,9 +214,9 @@ impl Discover for Offstage {
 }
 
 impl Manage for Offstage {
-    fn delete_manifest(&self, repository: &RepositoryName, digest: &Digest) -> Result<()> {
+    fn delete_manifest(&self, repository: &RepositoryName, digest: &Digest, pinned: &Pinned) -> Result<()> {
         watch();
-        self.store.delete_manifest(repository, digest)
+        self.store.delete_manifest(repository, digest, pinned)
     }
 
     fn delete_tag(&self, repository: &RepositoryName, tag: &Tag) -> Result<()> {

@@ -1,6 +1,12 @@
 //! Requests that are none, and that nothing else suffers from them.
 
-use crate::fixture::{bytes, each, sha256};
+use std::sync::Arc;
+
+use sledge::filter::{ImmutableTags, ReadOnly};
+use sledge::server::ServerOptions;
+use sledge::store::Pinned;
+
+use crate::fixture::{Fixture, bytes, each, sha256, stores};
 
 #[test]
 fn what_is_no_endpoint_or_no_name_is_told() {
@@ -130,4 +136,38 @@ fn a_request_without_a_host_is_refused() {
         client.write("GET /v2/ HTTP/1.1\r\nHost:\r\n\r\n");
         client.answer("GET").expect(200);
     });
+}
+
+#[test]
+fn an_immutable_tag_is_denied_and_a_read_only_registry_allows_reading() {
+    for (name, store) in stores() {
+        println!("store: {name}");
+        let pinned = Pinned::tags(|tag| tag.as_str() == "v1");
+        let fixture = Fixture::new(Arc::new(ImmutableTags::new(store.clone(), pinned)), ServerOptions::new());
+        let mut client = fixture.client();
+        let index =
+            |n: u8| format!("{{\"schemaVersion\":2,\"manifests\":[],\"annotations\":{{\"n\":\"{n}\"}}}}");
+        let (first, second) = (index(1), index(2));
+        let kind = [("Content-Type", "application/vnd.oci.image.index.v1+json")];
+        for (document, status) in [(&first, 201), (&first, 201)] {
+            assert_eq!(client.send("PUT", "/v2/a/manifests/v1", &kind, document.as_bytes()).status, status);
+        }
+        client.send("PUT", "/v2/a/manifests/v1", &kind, second.as_bytes()).refused(403, "DENIED");
+        client.send("DELETE", "/v2/a/manifests/v1", &[], b"").refused(403, "DENIED");
+        let digest = sha256(first.as_bytes());
+        client.send("DELETE", &format!("/v2/a/manifests/{digest}"), &[], b"").refused(403, "DENIED");
+        assert_eq!(client.send("PUT", "/v2/a/manifests/v2", &kind, second.as_bytes()).status, 201);
+
+        let fixture = Fixture::new(Arc::new(ReadOnly::new(store)), ServerOptions::new());
+        let mut client = fixture.client();
+        assert_eq!(client.send("GET", "/v2/a/manifests/v1", &[], b"").body, first.as_bytes());
+        for (method, path) in [
+            ("PUT", "/v2/a/manifests/v3"),
+            ("POST", "/v2/a/blobs/uploads/"),
+            ("DELETE", "/v2/a/manifests/v1"),
+            ("DELETE", &format!("/v2/a/blobs/{digest}")),
+        ] {
+            client.send(method, path, &kind, first.as_bytes()).refused(405, "UNSUPPORTED");
+        }
+    }
 }

@@ -14,15 +14,15 @@ use sledge::store::sled::Sled;
 
 use crate::server::{Server, noise};
 
-fn sledge(arguments: &[&str], data: &Path) -> Output {
+pub(crate) fn sledge(arguments: &[&str], data: &Path) -> Output {
     Command::new(env!("CARGO_BIN_EXE_sledge")).args(arguments).arg("--data").arg(data).output().unwrap()
 }
 
-fn words(bytes: &[u8]) -> String {
+pub(crate) fn words(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-fn push(server: &Server, content: &[u8]) -> String {
+pub(crate) fn push(server: &Server, content: &[u8]) -> String {
     let digest = Algorithm::Sha256.digest(content).to_string();
     let location = server.request("POST", "/v2/a/b/blobs/uploads/", b"").header("location").to_owned();
     let answer = server.request("PUT", &format!("{location}?digest={digest}"), content);

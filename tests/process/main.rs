@@ -9,6 +9,7 @@
 )]
 
 mod control;
+mod gc;
 mod kill;
 mod memory;
 mod server;

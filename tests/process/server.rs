@@ -15,9 +15,14 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start(folder: &Path) -> Self {
+        Self::start_with(folder, &[])
+    }
+
+    pub(crate) fn start_with(folder: &Path, arguments: &[&str]) -> Self {
         let mut process = Command::new(env!("CARGO_BIN_EXE_sledge"))
             .args(["serve", "--listen", "127.0.0.1:0", "--log", "error", "--data"])
             .arg(folder)
+            .args(arguments)
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();

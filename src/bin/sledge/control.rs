@@ -21,6 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
 use crate::operation::{Operation, Report};
+use crate::policy::Policy;
 use crate::printer::Failure;
 
 const SOCKET: &str = "control";
@@ -52,11 +53,17 @@ pub(crate) struct Control {
 
 impl Control {
     /// Listens in the folder of an open store. What a killed server has left there is replaced.
-    pub(crate) fn listen(data: &Path, store: Sled) -> io::Result<Self> {
+    pub(crate) fn listen(data: &Path, store: Sled, policy: Policy) -> io::Result<Self> {
         let listener = tokio::net::UnixListener::from_std(bind(data)?)?;
         let clients = Arc::new(Semaphore::new(CLIENTS as usize));
         let stopping = Arc::new(AtomicBool::new(false));
-        let accepting = tokio::spawn(accept(listener, store, Arc::clone(&clients), Arc::clone(&stopping)));
+        let accepting = tokio::spawn(accept(
+            listener,
+            store,
+            Arc::new(policy),
+            Arc::clone(&clients),
+            Arc::clone(&stopping),
+        ));
         Ok(Self { data: data.to_owned(), accepting, clients, stopping })
     }
 
@@ -96,6 +103,7 @@ fn short(folder: &File) -> PathBuf {
 async fn accept(
     listener: tokio::net::UnixListener,
     store: Sled,
+    policy: Arc<Policy>,
     clients: Arc<Semaphore>,
     stopping: Arc<AtomicBool>,
 ) {
@@ -103,9 +111,12 @@ async fn accept(
         let Ok(permit) = Arc::clone(&clients).acquire_owned().await else { return };
         match listener.accept().await.and_then(|(stream, _)| stream.into_std()) {
             Ok(stream) => {
-                let (store, stopping) = (store.clone(), Arc::clone(&stopping));
+                let (store, policy) = (store.clone(), Arc::clone(&policy));
+                let stopping = Arc::clone(&stopping);
                 let answering = thread::Builder::new().name("sledge-control".to_owned());
-                if let Err(error) = answering.spawn(move || answer(&stream, &store, &stopping, permit)) {
+                if let Err(error) =
+                    answering.spawn(move || answer(&stream, &store, &policy, &stopping, permit))
+                {
                     tracing::warn!(%error, "a client of the control socket was not answered");
                 }
             }
@@ -118,7 +129,13 @@ async fn accept(
     }
 }
 
-fn answer(stream: &UnixStream, store: &Sled, stopping: &AtomicBool, permit: OwnedSemaphorePermit) {
+fn answer(
+    stream: &UnixStream,
+    store: &Sled,
+    policy: &Policy,
+    stopping: &AtomicBool,
+    permit: OwnedSemaphorePermit,
+) {
     let outcome = read_request(stream).map(|request| match request {
         Ok(operation) => {
             tracing::info!(?operation, "an operation was asked for");
@@ -130,7 +147,7 @@ fn answer(stream: &UnixStream, store: &Sled, stopping: &AtomicBool, permit: Owne
                     ControlFlow::Continue(())
                 }
             };
-            match operation.run(store, &mut watch) {
+            match operation.run(store, policy, &mut watch) {
                 Ok(report) => {
                     tracing::info!(?report, "an operation is done");
                     Answer::Report(report)

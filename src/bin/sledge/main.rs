@@ -1,8 +1,11 @@
 //! The registry in a single binary.
 
+mod collecting;
 mod compact;
 mod control;
+mod gc;
 mod operation;
+mod policy;
 mod printer;
 mod rescue;
 mod restore;
@@ -27,6 +30,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Serve(serve::Serve),
+    Gc(gc::Gc),
     Snapshot(snapshot::Snapshot),
     Restore(restore::Restore),
     Compact(compact::Compact),
@@ -57,6 +61,7 @@ fn run(printer: Printer) -> Result<ExitCode, Failure> {
     };
     match arguments.command {
         Command::Serve(serve) => serve.run(printer)?,
+        Command::Gc(gc) => gc.run(printer)?,
         Command::Snapshot(snapshot) => snapshot.run(printer)?,
         Command::Restore(restore) => restore.run(printer)?,
         Command::Compact(compact) => compact.run(printer)?,

@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sledge::Error;
-use sledge::store::sled::{Options, Progress, Sled, SnapshotOptions, SnapshotReport, Watch};
+use sledge::store::sled::{Collected, Options, Progress, Sled, SnapshotOptions, SnapshotReport, Watch};
 
 use crate::control;
+use crate::policy::Policy;
 use crate::printer::{Failure, Printer};
 
 /// An operation, as it goes over the socket: `{"command": "snapshot", ...}`. Its paths are absolute.
@@ -18,6 +19,7 @@ use crate::printer::{Failure, Printer};
 #[serde(tag = "command", rename_all = "kebab-case")]
 pub(crate) enum Operation {
     Snapshot { folder: PathBuf, options: SnapshotOptions },
+    Gc { dry_run: bool, policy: Policy },
 }
 
 /// What an operation did.
@@ -25,13 +27,20 @@ pub(crate) enum Operation {
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Report {
     Snapshot(SnapshotReport),
+    Gc { dry_run: bool, collected: Collected },
 }
 
 impl Operation {
-    pub(crate) fn run(&self, store: &Sled, watch: Watch<'_>) -> sledge::Result<Report> {
+    /// `standing` is what whoever has the store was told to keep.
+    pub(crate) fn run(&self, store: &Sled, standing: &Policy, watch: Watch<'_>) -> sledge::Result<Report> {
         match self {
             Self::Snapshot { folder, options } => {
                 store.snapshot(folder, options, watch).map(Report::Snapshot)
+            }
+            Self::Gc { dry_run, policy } => {
+                let options = policy.clone().or(standing).options().dry_run(*dry_run);
+                let collected = store.collect(&options, watch)?;
+                Ok(Report::Gc { dry_run: *dry_run, collected })
             }
         }
     }
@@ -40,7 +49,9 @@ impl Operation {
     pub(crate) fn run_on(&self, data: &Path, printer: Printer) -> Result<Report, Failure> {
         let mut watch = watch(printer);
         match Options::new().create(false).open(data) {
-            Ok(store) => self.run(&store, &mut watch).map_err(|error| Failure::new("", error)),
+            Ok(store) => {
+                self.run(&store, &Policy::default(), &mut watch).map_err(|error| Failure::new("", error))
+            }
             Err(Error::Locked(_)) => control::ask(data, self, &mut watch),
             Err(error) => Err(cannot_open(data, error)),
         }
@@ -51,6 +62,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Snapshot(report) => crate::snapshot::show(report, f),
+            Self::Gc { dry_run, collected } => crate::gc::show(collected, *dry_run, f),
         }
     }
 }

@@ -5,16 +5,21 @@ use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use sledge::filter::{ImmutableTags, ReadOnly};
 use sledge::server::{Server, ServerOptions};
-use sledge::store::sled::Sled;
+use sledge::store::Store;
+use sledge::store::sled::{Options, Sled};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+use crate::collecting::Collecting;
 use crate::control::Control;
+use crate::policy::{self, Policy};
 use crate::printer::{Failure, Printer};
 
 /// How many operations of the store run at once.
@@ -29,6 +34,18 @@ pub(crate) struct Serve {
     /// The address to listen on; port 0 takes a free one
     #[arg(long, value_name = "ADDR", env = "SLEDGE_LISTEN", default_value = "127.0.0.1:5000")]
     listen: String,
+    #[command(flatten)]
+    policy: Policy,
+    /// How often what nothing keeps is removed; 0s never does it by itself
+    #[arg(long, value_name = "TIME", env = "SLEDGE_GC_INTERVAL", default_value = "1h",
+        value_parser = humantime::parse_duration)]
+    gc_interval: Duration,
+    /// Tags that are set once, and then neither moved nor deleted: a pattern with * and ?. May be repeated
+    #[arg(long, value_name = "PATTERN")]
+    immutable_tags: Vec<String>,
+    /// Answer reads alone: nothing can be pushed or deleted
+    #[arg(long, env = "SLEDGE_READ_ONLY")]
+    read_only: bool,
     /// How logs are written to stderr
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
@@ -59,13 +76,15 @@ impl Serve {
         let address = listener.local_addr().map_err(|error| self.cannot_listen(error))?;
         let data = std::path::absolute(&self.data)
             .map_err(|error| Failure::new(format!("folder {}", self.data.display()), error))?;
-        let store = open_store(&data)?;
-        let control = Control::listen(&data, store.clone()).map_err(|error| {
+        let store = self.open_store(&data)?;
+        let control = Control::listen(&data, store.clone(), self.policy.clone()).map_err(|error| {
             Failure::new(format!("cannot listen for commands in {}", data.display()), error)
         })?;
         printer.note(format_args!("sledge listening on http://{address}, data in {}", data.display()));
-        let served = Server::new(Arc::new(store), ServerOptions::new()).serve(listener, shutdown).await;
+        let collecting = Collecting::start(store.clone(), self.policy.options(), self.gc_interval);
+        let served = Server::new(self.front(store), ServerOptions::new()).serve(listener, shutdown).await;
         control.stop().await;
+        collecting.stop().await;
         served.map_err(|error| Failure::new("the server stopped", error))
     }
 
@@ -83,6 +102,42 @@ impl Serve {
         set.map_err(|error| Failure::new("logs cannot be written", error.to_string()))
     }
 
+    /// The store that is served.
+    fn open_store(&self, data: &Path) -> Result<Sled, Failure> {
+        let mut options = Options::new();
+        if let Some(grace) = self.policy.grace {
+            options = options.grace(grace);
+        }
+        options.open(data).map_err(|error| {
+            let hint = match &error {
+                sledge::Error::NotAStore { .. } => {
+                    Some("give --data a folder that is empty or does not exist")
+                }
+                sledge::Error::Locked(_) => Some("stop the other process, or give --data another folder"),
+                sledge::Error::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                    Some("the folder must be writable: give --data another one, or run as its owner")
+                }
+                _ => None,
+            };
+            let failure = Failure::new(format!("cannot open the store in {}", data.display()), error);
+            match hint {
+                Some(hint) => failure.hint(hint),
+                None => failure,
+            }
+        })
+    }
+
+    /// The store as clients may use it.
+    fn front(&self, store: Sled) -> Arc<dyn Store> {
+        if self.read_only {
+            return Arc::new(ReadOnly::new(store));
+        }
+        match policy::pinned(&self.immutable_tags) {
+            pinned if pinned.is_none() => Arc::new(store),
+            pinned => Arc::new(ImmutableTags::new(store, pinned)),
+        }
+    }
+
     fn cannot_listen(&self, error: io::Error) -> Failure {
         let hint = match error.kind() {
             io::ErrorKind::AddrInUse => "another process listens there: choose another port with --listen",
@@ -93,25 +148,6 @@ impl Serve {
         };
         Failure::new(format!("cannot listen on {}", self.listen), error).hint(hint)
     }
-}
-
-/// The store that is served.
-fn open_store(data: &Path) -> Result<Sled, Failure> {
-    Sled::open(data).map_err(|error| {
-        let hint = match &error {
-            sledge::Error::NotAStore { .. } => Some("give --data a folder that is empty or does not exist"),
-            sledge::Error::Locked(_) => Some("stop the other process, or give --data another folder"),
-            sledge::Error::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
-                Some("the folder must be writable: give --data another one, or run as its owner")
-            }
-            _ => None,
-        };
-        let failure = Failure::new(format!("cannot open the store in {}", data.display()), error);
-        match hint {
-            Some(hint) => failure.hint(hint),
-            None => failure,
-        }
-    })
 }
 
 fn runtime() -> io::Result<Runtime> {

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::upload::Session;
 use crate::error::{Error, Result};
 use crate::oci::{Contents, Descriptor, Digest, Manifest, Reference, ReferenceRole, RepositoryName, Tag};
-use crate::store::{BlobStat, Condition, Content, ResidentBytes, View};
+use crate::store::{BlobStat, Condition, Content, Pinned, ResidentBytes, View};
 
 #[derive(Default)]
 pub(super) struct State {
@@ -112,14 +112,17 @@ impl State {
         missing
     }
 
-    pub(super) fn check(&self, repository: &RepositoryName, tag: &Tag, condition: &Condition) -> Result<()> {
+    pub(super) fn check(
+        &self,
+        repository: &RepositoryName,
+        tag: &Tag,
+        to: &Digest,
+        condition: &Condition,
+        pinned: &Pinned,
+    ) -> Result<()> {
         let holding = self.repositories.get(repository);
         let found = holding.and_then(|holding| holding.tags.get(tag)).map(|pointer| pointer.digest);
-        if condition.admits(found.as_ref()) {
-            Ok(())
-        } else {
-            Err(Error::TagCondition { tag: tag.clone(), found })
-        }
+        crate::store::check_tag(tag, found, to, condition, pinned)
     }
 
     pub(super) fn listed(&self, repository: &RepositoryName) -> Result<&Repository> {

@@ -5,11 +5,10 @@
 //! again there, where nothing can come in between: what was referenced or pushed again meanwhile stays.
 
 use std::fmt;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::accounts::Others;
 use super::desk::Desk;
@@ -17,11 +16,14 @@ use super::index::{Changes, Index};
 use super::keep;
 use super::layers;
 use super::manifests;
+use super::progress::{Steps, Watch};
+use super::retain::{self, Retention};
 use super::schema::{self, Kept, Layer, Link, Manifest, Tree, Upload, Uptime};
 use super::store::{REMOVE, Shared, Sled};
 use super::uploads;
 use crate::error::{Error, Result};
 use crate::oci::{Digest, RepositoryName};
+use crate::store::Pinned;
 
 /// How many candidates are read at a time.
 const PAGE: usize = 256;
@@ -32,13 +34,14 @@ const BATCH: usize = 32;
 /// What one collection does.
 ///
 /// Times are those during which the store was open: they do not pass while it is closed, and no clock that jumps moves them.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 #[must_use = "options do nothing until `Sled::collect`"]
 pub struct CollectOptions {
     dry_run: bool,
     grace: Option<Duration>,
     untagged: Untagged,
     uploads_after: Duration,
+    retention: Vec<Retention>,
 }
 
 impl Default for CollectOptions {
@@ -48,6 +51,7 @@ impl Default for CollectOptions {
             grace: None,
             untagged: Untagged::Keep,
             uploads_after: Duration::from_secs(7 * 24 * 3600),
+            retention: Vec::new(),
         }
     }
 }
@@ -82,6 +86,12 @@ impl CollectOptions {
         self.uploads_after = silence;
         self
     }
+
+    /// Adds a rule for tags. The first that names a repository is the one for it. Default: no tag goes.
+    pub fn retention(mut self, rule: Retention) -> Self {
+        self.retention.push(rule);
+        self
+    }
 }
 
 /// What becomes of manifests without a tag. The children of an index and the referrers of a manifest that is there are kept by
@@ -99,9 +109,11 @@ pub enum Untagged {
 /// What a collection removed, or would remove.
 ///
 /// What a removed manifest referenced is abandoned only then: its own grace time begins, and a later collection takes it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Collected {
+    /// Tags that no rule kept.
+    pub tags: u64,
     /// Upload sessions that were silent for too long.
     pub uploads: u64,
     /// Manifests that nothing kept.
@@ -118,12 +130,20 @@ pub struct Collected {
     pub damaged: u64,
 }
 
+impl Collected {
+    /// Whether nothing was removed, or nothing would be.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.tags + self.uploads + self.manifests + self.links == 0
+    }
+}
+
 impl fmt::Display for Collected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { uploads, manifests, links, blobs, bytes, damaged, .. } = self;
+        let Self { tags, uploads, manifests, links, blobs, bytes, damaged, .. } = self;
         write!(
             f,
-            "{manifests} manifests, {links} links, {blobs} blobs and {uploads} upload sessions, {bytes} bytes"
+            "{tags} tags, {manifests} manifests, {links} links, {blobs} blobs and {uploads} upload sessions, {bytes} bytes"
         )?;
         if *damaged > 0 { write!(f, "; {damaged} with damaged records left alone") } else { Ok(()) }
     }
@@ -131,6 +151,7 @@ impl fmt::Display for Collected {
 
 impl std::ops::AddAssign for Collected {
     fn add_assign(&mut self, other: Self) {
+        self.tags += other.tags;
         self.uploads += other.uploads;
         self.manifests += other.manifests;
         self.links += other.links;
@@ -145,40 +166,35 @@ impl Sled {
     /// Removes what nothing keeps and what nobody goes on with. Others push, pull and delete meanwhile; what they were told is
     /// there stays for the grace time.
     ///
-    /// It costs as much as there is to remove, and a look at every upload session. `progress` is told after each step, and can
-    /// end it there: what was removed is removed.
+    /// It costs as much as there is to remove, a look at every upload session, and with rules for tags a look at these.
+    /// `watch` can end it at any step: what was removed until then is removed.
     ///
     /// # Errors
     /// [`Error::Unavailable`] and what the storage fails with. Damaged records are counted and passed over.
     ///
     /// # Durability
     /// Each removal survives a power cut when it is counted.
-    pub fn collect(
-        &self,
-        options: &CollectOptions,
-        progress: &mut dyn FnMut(&Collected) -> ControlFlow<()>,
-    ) -> Result<Collected> {
+    pub fn collect(&self, options: &CollectOptions, mut watch: Watch<'_>) -> Result<Collected> {
         let shared = &self.0;
         let grace = options.grace.unwrap_or(shared.core.options.grace);
-        let mut run = Run { shared, dry_run: options.dry_run, progress, so_far: Collected::default() };
-        let outcome = run.uploads(options.uploads_after).and_then(|go_on| match (go_on, options.untagged) {
-            (ControlFlow::Continue(()), Untagged::DeleteAfter(age)) => {
-                run.candidates(Kept::Manifest, age.max(grace))
-            }
-            (go_on, _) => Ok(go_on),
-        });
-        if outcome?.is_continue() {
-            // Whether it was ended early is the caller's to know.
-            let _ = run.candidates(Kept::Link, grace)?;
+        let steps = Steps::begin(&mut watch, "looking at what nothing keeps", None)?;
+        let mut run = Run { shared, dry_run: options.dry_run, steps, so_far: Collected::default() };
+        run.uploads(options.uploads_after)?;
+        if !options.retention.is_empty() {
+            run.tags(&options.retention)?;
         }
+        if let Untagged::DeleteAfter(age) = options.untagged {
+            run.candidates(Kept::Manifest, age.max(grace))?;
+        }
+        run.candidates(Kept::Link, grace)?;
         Ok(run.so_far)
     }
 }
 
-struct Run<'a> {
-    shared: &'a Arc<Shared>,
+struct Run<'s, 'w> {
+    shared: &'s Arc<Shared>,
     dry_run: bool,
-    progress: &'a mut dyn FnMut(&Collected) -> ControlFlow<()>,
+    steps: Steps<'s, 'w>,
     so_far: Collected,
 }
 
@@ -191,14 +207,14 @@ struct Candidate {
     digest: Digest,
 }
 
-impl Run<'_> {
-    fn add(&mut self, found: Collected) -> ControlFlow<()> {
+impl Run<'_, '_> {
+    fn add(&mut self, found: Collected, looked_at: usize) -> Result<()> {
         self.so_far += found;
-        (self.progress)(&self.so_far)
+        self.steps.done(looked_at as u64)
     }
 
     /// Ends sessions that have been silent for too long.
-    fn uploads(&mut self, silence: Duration) -> Result<ControlFlow<()>> {
+    fn uploads(&mut self, silence: Duration) -> Result<()> {
         let core = &self.shared.core;
         let mut after: Option<Vec<u8>> = None;
         loop {
@@ -208,7 +224,7 @@ impl Run<'_> {
                     .map(|entry| entry.map(|(key, value)| (key.to_vec(), value)))
                     .collect::<Result<Vec<_>>>()
             })?;
-            let Some((last, _)) = page.last() else { return Ok(ControlFlow::Continue(())) };
+            let Some((last, _)) = page.last() else { return Ok(()) };
             after = Some(last.clone());
             for (key, value) in page {
                 let found = schema::session_of_key(&key)
@@ -221,15 +237,28 @@ impl Run<'_> {
                         let bytes = if expired { upload.current.offset } else { 0 };
                         Ok(Collected { uploads: expired.into(), bytes, ..Collected::default() })
                     });
-                if self.add(passing_over(found)?).is_break() {
-                    return Ok(ControlFlow::Break(()));
-                }
+                self.add(passing_over(found)?, 1)?;
+            }
+        }
+    }
+
+    /// Removes tags that no rule keeps.
+    fn tags(&mut self, rules: &[Retention]) -> Result<()> {
+        let mut after = None;
+        loop {
+            let page = retain::repositories(&self.shared.core, after.as_ref())?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after = Some(last.clone());
+            for repository in &page {
+                let Some(rule) = rules.iter().find(|rule| rule.admits(repository)) else { continue };
+                let found = retain::apply(self.shared, rule, repository, self.dry_run);
+                self.add(passing_over(found)?, 1)?;
             }
         }
     }
 
     /// Removes candidates of one kind that have been abandoned for so long.
-    fn candidates(&mut self, kind: Kept, age: Duration) -> Result<ControlFlow<()>> {
+    fn candidates(&mut self, kind: Kept, age: Duration) -> Result<()> {
         let core = &self.shared.core;
         let prefix = schema::candidates(kind);
         let mut after: Option<Vec<u8>> = None;
@@ -238,7 +267,7 @@ impl Run<'_> {
                 let keys = index.scan(Tree::Candidates, &prefix, after.as_deref())?.take(PAGE);
                 keys.map(|entry| entry.map(|(key, _)| key.to_vec())).collect::<Result<Vec<_>>>()
             })?;
-            let Some(last) = page.last() else { return Ok(ControlFlow::Continue(())) };
+            let Some(last) = page.last() else { return Ok(()) };
             after = last.get(prefix.len()..).map(<[u8]>::to_vec);
             for keys in page.chunks(BATCH) {
                 let mut batch = Vec::with_capacity(keys.len());
@@ -259,11 +288,9 @@ impl Run<'_> {
                     }
                 }
                 found += self.remove(batch, age)?;
-                if self.add(found).is_break() {
-                    return Ok(ControlFlow::Break(()));
-                }
+                self.add(found, keys.len())?;
                 if reached_the_young {
-                    return Ok(ControlFlow::Continue(()));
+                    return Ok(());
                 }
             }
         }
@@ -333,7 +360,7 @@ impl Candidate {
                     let key = schema::digest_within(&self.repository, &self.digest);
                     let size =
                         desk.index().get::<Manifest>(&key)?.map_or(0, |manifest| manifest.content.size);
-                    manifests::delete(desk, &self.repository, &self.digest)?;
+                    manifests::delete(desk, &self.repository, &self.digest, &Pinned::none())?;
                     found.manifests = 1;
                     found.bytes = size;
                 }

@@ -19,7 +19,7 @@ use super::staged::{check_space, write_error};
 use super::store::Core;
 use crate::error::{Error, Result};
 use crate::oci::{Contents, Descriptor, Digest, Manifest, Reference, ReferenceRole, RepositoryName, Tag};
-use crate::store::{Condition, MAX_TAGS_PER_PUSH, PutManifest, References};
+use crate::store::{Condition, MAX_TAGS_PER_PUSH, Pinned, PutManifest, References, check_tag};
 
 /// The manifest that a reference stands for.
 pub(super) fn find(
@@ -65,6 +65,7 @@ pub(super) struct Put {
     contents: Contents,
     tags: Vec<Tag>,
     condition: Condition,
+    pinned: Pinned,
     references: References,
     content: Content,
 }
@@ -90,6 +91,7 @@ impl Put {
             contents,
             tags: options.tags.to_vec(),
             condition: options.condition,
+            pinned: options.pinned.clone(),
             references: options.references,
             content: Content { placement, size: bytes.len() as u64 },
         })
@@ -131,7 +133,7 @@ impl Put {
             self.check_references(desk.index())?;
         }
         for tag in &self.tags {
-            check(desk.index(), &self.repository, tag, &self.condition)?;
+            check(desk.index(), &self.repository, tag, &digest, &self.condition, &self.pinned)?;
         }
 
         let key = schema::digest_within(&self.repository, &digest);
@@ -222,16 +224,18 @@ impl Put {
     }
 }
 
-fn check(index: &Index, repository: &RepositoryName, tag: &Tag, condition: &Condition) -> Result<()> {
-    let found = match condition {
-        Condition::Any => return Ok(()),
-        Condition::Absent | Condition::Is(_) => pointed_at(index, repository, tag)?,
-    };
-    if condition.admits(found.as_ref()) {
-        Ok(())
-    } else {
-        Err(Error::TagCondition { tag: tag.clone(), found })
+fn check(
+    index: &Index,
+    repository: &RepositoryName,
+    tag: &Tag,
+    to: &Digest,
+    condition: &Condition,
+    pinned: &Pinned,
+) -> Result<()> {
+    if *condition == Condition::Any && pinned.is_none() {
+        return Ok(());
     }
+    check_tag(tag, pointed_at(index, repository, tag)?, to, condition, pinned)
 }
 
 /// Points tags at a manifest, away from what they point at.
@@ -252,7 +256,7 @@ fn point(
         }
         changes.set(
             schema::tag_within(repository, tag),
-            &RecordedTag { digest: digest.into(), updated_at: Timestamp::now() },
+            &RecordedTag { digest: digest.into(), updated_at: Timestamp::now(), updated_uptime: desk.now() },
         )?;
         changes.set_value(Tree::Tagged, schema::tagged_within(repository, digest, tag), Vec::new());
     }
@@ -285,7 +289,7 @@ pub(super) fn tag(
     condition: &Condition,
 ) -> Result<()> {
     find(desk.index(), repository, &Reference::Digest(*digest))?;
-    check(desk.index(), repository, tag, condition)?;
+    check(desk.index(), repository, tag, digest, condition, &Pinned::none())?;
     let mut changes = Changes::new();
     point(desk, &mut changes, repository, digest, std::slice::from_ref(tag))?;
     desk.apply(&changes)
@@ -293,8 +297,22 @@ pub(super) fn tag(
 
 /// Deletes a manifest and its tags (C1). That the manifest's record goes takes the tags out of every reader's sight; those that
 /// do not fit the same transaction follow before anything else is done, after a restart too.
-pub(super) fn delete(desk: &mut Desk<'_>, repository: &RepositoryName, digest: &Digest) -> Result<()> {
+pub(super) fn delete(
+    desk: &mut Desk<'_>,
+    repository: &RepositoryName,
+    digest: &Digest,
+    pinned: &Pinned,
+) -> Result<()> {
     let (_, recorded) = find(desk.index(), repository, &Reference::Digest(*digest))?;
+    if !pinned.is_none() {
+        let prefix = schema::digest_within(repository, digest);
+        for entry in desk.index().scan(Tree::Tagged, &prefix, None)? {
+            let tag = schema::tag_after(Tree::Tagged, &entry?.0, &prefix)?;
+            if pinned.contains(&tag) {
+                return Err(Error::TagImmutable { tag, found: *digest });
+            }
+        }
+    }
     let (mut changes, mut tally) = (Changes::new(), Tally::new());
     changes.remove(Tree::Manifests, schema::digest_within(repository, digest));
     keep::move_candidate(&mut changes, Kept::Manifest, recorded.unkept_since, None, repository, digest);

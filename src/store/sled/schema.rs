@@ -161,6 +161,8 @@ pub(super) struct Manifest {
 pub(super) struct Tag {
     pub(super) digest: RawDigest,
     pub(super) updated_at: Timestamp,
+    /// The same by the store's own clock, which orders tags and tells their age though the machine's may jump.
+    pub(super) updated_uptime: Uptime,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

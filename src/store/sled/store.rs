@@ -24,8 +24,8 @@ use super::{staged, uploads};
 use crate::error::{Error, Result};
 use crate::oci::{Descriptor, Digest, Manifest, MediaType, Reference, RepositoryName, Tag};
 use crate::store::{
-    Blob, BlobStat, Condition, Discover, Manage, MountSource, Page, Pull, Push, PutManifest, Tagged, Upload,
-    UploadOptions, UploadStatus,
+    Blob, BlobStat, Condition, Discover, Manage, MountSource, Page, Pinned, Pull, Push, PutManifest, Tagged,
+    Upload, UploadOptions, UploadStatus,
 };
 
 /// The durable store, in a folder of its own. Clones share it; it is closed when the last of them and of its uploads is dropped.
@@ -310,9 +310,9 @@ impl Discover for Sled {
 }
 
 impl Manage for Sled {
-    fn delete_manifest(&self, repository: &RepositoryName, digest: &Digest) -> Result<()> {
-        let (repository, digest) = (repository.clone(), *digest);
-        self.0.writer.run(REMOVE, move |desk| manifests::delete(desk, &repository, &digest))
+    fn delete_manifest(&self, repository: &RepositoryName, digest: &Digest, pinned: &Pinned) -> Result<()> {
+        let (repository, digest, pinned) = (repository.clone(), *digest, pinned.clone());
+        self.0.writer.run(REMOVE, move |desk| manifests::delete(desk, &repository, &digest, &pinned))
     }
 
     fn delete_tag(&self, repository: &RepositoryName, tag: &Tag) -> Result<()> {

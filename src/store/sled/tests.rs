@@ -13,7 +13,7 @@ use super::writer::Terms;
 use super::{Inline, Options, Sled};
 use crate::error::{Error, Result};
 use crate::oci::{Algorithm, Digest, MAX_MANIFEST_SIZE, Manifest, MediaType, Reference, RepositoryName, Tag};
-use crate::store::{Condition, Discover, Manage, Pull, Push, PutManifest, References, UploadOptions};
+use crate::store::{Condition, Discover, Manage, Pinned, Pull, Push, PutManifest, References, UploadOptions};
 
 fn folder() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
@@ -86,7 +86,7 @@ fn no_window_between_two_syncs_exceeds_its_bytes() {
             let tag = format!("{n:x>128}").parse().unwrap();
             store.tag(&repository(), manifest.digest(), &tag, &Condition::Any).unwrap();
         }
-        store.delete_manifest(&repository(), manifest.digest()).unwrap();
+        store.delete_manifest(&repository(), manifest.digest(), &Pinned::none()).unwrap();
         // The counter is the index's own, fed by every change; the bound is the desk's.
         let most = most_entered(&store);
         assert!((1..=WINDOW).contains(&most), "{inline:?}: {most} bytes");
@@ -169,7 +169,7 @@ fn deletion_leaves_nothing_behind() {
             store.delete_blob(&repository(), digest).unwrap();
         }
         for manifest in [&manifest, &referrer] {
-            store.delete_manifest(&repository(), manifest.digest()).unwrap();
+            store.delete_manifest(&repository(), manifest.digest(), &Pinned::none()).unwrap();
         }
         // What readers see is gone at once; dropping the store waits for the rest.
         assert!(store.repositories(None, 10).unwrap().items.is_empty());

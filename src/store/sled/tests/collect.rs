@@ -8,12 +8,14 @@ use serde_json::{Value, json};
 
 use super::{entries, files, folder, noise, push, repository};
 use crate::error::{Error, Result};
-use crate::oci::{Algorithm, Digest, Manifest, MediaType, Reference, RepositoryName, Tag};
+use crate::oci::{Digest, Manifest, MediaType, Reference, RepositoryName, Tag};
 use crate::store::sled::index::Changes;
 use crate::store::sled::schema::{self, Tree};
 use crate::store::sled::writer::Terms;
-use crate::store::sled::{CollectOptions, Collected, Options, Sled, Untagged};
-use crate::store::{Condition, Discover, Manage, MountSource, Pull, Push, PutManifest, UploadOptions};
+use crate::store::sled::{CollectOptions, Collected, Options, Retention, Sled, Untagged};
+use crate::store::{
+    Condition, Discover, Manage, MountSource, Pinned, Pull, Push, PutManifest, UploadOptions,
+};
 
 const GRACE: Duration = Duration::from_secs(1000);
 
@@ -114,7 +116,7 @@ fn what_a_manifest_references_stays_until_the_manifest_is_gone_for_the_grace_tim
     // What is kept has been looked at once, and is no candidate any more.
     assert_eq!(collect(&store).kept, 0);
 
-    store.delete_manifest(&repository(), first.digest())?;
+    store.delete_manifest(&repository(), first.digest(), &Pinned::none())?;
     pass(&store, 99);
     assert_eq!(collect(&store).links, 0, "the grace time began when the last reference went");
     pass(&store, 2);
@@ -147,7 +149,7 @@ fn who_is_told_that_a_blob_is_there_can_rely_on_it() -> Result<()> {
     let digests = [push(&store, b"asked for")?, push(&store, b"pushed again")?, push(&store, b"forgotten")?];
     let manifest = image(&digests[..1], None);
     put(&store, &manifest, &[])?;
-    store.delete_manifest(&repository(), manifest.digest())?;
+    store.delete_manifest(&repository(), manifest.digest(), &Pinned::none())?;
     pass(&store, 60);
     store.stat(&repository(), &digests[0])?;
     push(&store, b"pushed again")?;
@@ -215,8 +217,8 @@ fn manifests_without_a_tag_stay_or_go_as_the_policy_says() -> Result<()> {
     }
 
     // What kept them goes.
-    store.delete_manifest(&repository(), index.digest())?;
-    store.delete_manifest(&repository(), new.digest())?;
+    store.delete_manifest(&repository(), index.digest(), &Pinned::none())?;
+    store.delete_manifest(&repository(), new.digest(), &Pinned::none())?;
     pass(&store, 101);
     assert_eq!(collect_all(&store).manifests, 2);
     assert!(!has_manifest(&store, &child) && !has_manifest(&store, &referrer));
@@ -296,14 +298,13 @@ fn sessions_that_nobody_goes_on_with_expire() -> Result<()> {
         std::io::Write::write_all(&mut upload, content).unwrap();
         upload
     };
-    let week = Duration::from_secs(7 * 24 * 3600);
     let silent = begin(&noise(100_000, 1));
     let silent_id = silent.id();
     silent.suspend()?;
     let resumed = begin(&noise(100_000, 2));
     let resumed_id = resumed.id();
     resumed.suspend()?;
-    store.0.core.clock.passed.fetch_add(week.as_millis() as u64, Ordering::Relaxed);
+    store.0.core.clock.passed.fetch_add(7 * 24 * 3_600_000, Ordering::Relaxed);
     let mut resumed = store.resume_upload(&repository(), resumed_id, &UploadOptions::new())?;
 
     let dry = collect_with(&store, &CollectOptions::new().dry_run(true));
@@ -361,8 +362,55 @@ fn a_collection_can_be_ended_early() -> Result<()> {
         push(&store, &[n])?;
     }
     pass(&store, 101);
-    let found = store.collect(&CollectOptions::new(), &mut |_| ControlFlow::Break(()))?;
-    assert!((1..100).contains(&found.links), "{found}");
-    assert_eq!(found.links + collect(&store).links, 100);
+    let ended = store.collect(&CollectOptions::new(), &mut |_| ControlFlow::Break(()));
+    assert!(matches!(ended, Err(Error::Interrupted(_))), "{ended:?}");
+    assert_eq!(collect(&store).links, 100);
+    Ok(())
+}
+
+/// The tags that a rule leaves of so many that were set one after another, a hundredth of the grace time apart.
+fn retained(rule: Retention) -> Vec<String> {
+    let folder = folder();
+    let store = open(&folder);
+    let layer = push(&store, b"layer").unwrap();
+    for n in 0..40 {
+        pass(&store, 1);
+        put(&store, &image(&[layer], None), &[&format!("v{n:02}")]).unwrap();
+    }
+    let options = CollectOptions::new().retention(rule);
+    let dry = collect_with(&store, &options.clone().dry_run(true));
+    let before = store.tags(&repository(), None, 100).unwrap().items.len() as u64;
+    assert_eq!(collect_with(&store, &options).tags, dry.tags);
+    let left = store.tags(&repository(), None, 100).unwrap().items;
+    assert_eq!(before - dry.tags, left.len() as u64);
+    left.into_iter().map(|tagged| tagged.tag.to_string()).collect()
+}
+
+#[test]
+fn of_old_tags_stay_the_last_the_young_and_the_named() {
+    let all = || Retention::of(|_| true);
+    let numbers = |range: std::ops::Range<u8>| range.map(|n| format!("v{n:02}")).collect::<Vec<_>>();
+    assert_eq!(retained(all().keep_last(3)), numbers(37..40));
+    assert_eq!(retained(all().keep_last(100)), numbers(0..40));
+    assert_eq!(retained(all()), numbers(0..0));
+    // The last was set just now, the one before it a hundredth of the grace time ago.
+    assert_eq!(retained(all().keep_younger(GRACE / 100 * 5)).len(), 5);
+    let named = |tag: &Tag| tag.as_str().ends_with('7');
+    assert_eq!(retained(all().keep(named)), ["v07", "v17", "v27", "v37"]);
+    // What is kept by its name is not one of the last.
+    assert_eq!(retained(all().keep(named).keep_last(3)), ["v07", "v17", "v27", "v36", "v37", "v38", "v39"]);
+    assert_eq!(retained(Retention::of(|name| name.as_str() == "other")), numbers(0..40));
+}
+
+#[test]
+fn the_first_rule_for_a_repository_is_the_one() -> Result<()> {
+    let folder = folder();
+    let store = open(&folder);
+    put(&store, &image(&[push(&store, b"layer")?], None), &["a", "b"])?;
+    let options = CollectOptions::new()
+        .retention(Retention::of(|name| *name == repository()).keep(|tag| tag.as_str() == "a"))
+        .retention(Retention::of(|_| true));
+    assert_eq!(collect_with(&store, &options).tags, 1);
+    assert_eq!(store.tags(&repository(), None, 10)?.items.len(), 1);
     Ok(())
 }

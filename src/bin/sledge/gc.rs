@@ -1,0 +1,41 @@
+//! `sledge gc`: removing what nothing keeps.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use clap::Args;
+use sledge::store::sled::Collected;
+
+use crate::operation::Operation;
+use crate::policy::Policy;
+use crate::printer::{Failure, Printer};
+
+/// Remove what nothing keeps, also while the store is served
+///
+/// A server does this by itself. Where one has the store, what it was told to keep holds for what is not said here.
+#[derive(Args)]
+pub(crate) struct Gc {
+    /// The folder of the store
+    #[arg(long, value_name = "DIR", env = "SLEDGE_DATA", default_value = "./sledge-data")]
+    data: PathBuf,
+    /// Count what would go, and remove nothing
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    policy: Policy,
+    /// Print the report as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Gc {
+    pub(crate) fn run(self, printer: Printer) -> Result<(), Failure> {
+        let operation = Operation::Gc { dry_run: self.dry_run, policy: self.policy };
+        let report = operation.run_on(&self.data, printer)?;
+        printer.report(&report, self.json)
+    }
+}
+
+pub(crate) fn show(collected: &Collected, dry_run: bool, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    writeln!(f, "{}: {collected}", if dry_run { "would go" } else { "removed" })
+}

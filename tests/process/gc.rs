@@ -1,0 +1,103 @@
+//! Collection in a server, by itself and by hand, and what a server was told to keep.
+
+use std::fs;
+use std::path::Path;
+
+use crate::control::{push, sledge, words};
+use crate::server::{Server, noise};
+
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+
+fn files(data: &Path) -> usize {
+    fs::read_dir(data.join("content")).unwrap().count()
+}
+
+fn gc(data: &Path, arguments: &[&str]) -> serde_json::Value {
+    let done = sledge(&[&["gc", "--json"], arguments].concat(), data);
+    assert!(done.status.success(), "{}", words(&done.stderr));
+    let report: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
+    report["gc"]["collected"].clone()
+}
+
+/// An image of one layer under each of the tags, and its digest.
+fn image(server: &Server, content: &[u8], tags: &[&str]) -> (u16, String) {
+    let digest = push(server, content);
+    let document = format!(
+        r#"{{"schemaVersion":2,"mediaType":"{MANIFEST}","config":{{"mediaType":"a/b","digest":"{digest}","size":1}},"layers":[]}}"#
+    );
+    let mut last = (0, String::new());
+    for tag in tags {
+        let answer = server.request("PUT", &format!("/v2/a/b/manifests/{tag}"), document.as_bytes());
+        last = (answer.status, sledge::oci::Algorithm::Sha256.digest(document.as_bytes()).to_string());
+    }
+    last
+}
+
+#[test]
+fn a_server_collects_by_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let arguments = ["--grace", "0s", "--gc-interval", "5ms"];
+    let server = Server::start_with(folder.path(), &arguments);
+    push(&server, &noise(100_000));
+    while files(folder.path()) > 0 {
+        std::thread::yield_now();
+    }
+    server.stop();
+}
+
+#[test]
+fn gc_reaches_the_server_that_has_the_store_and_keeps_what_that_was_told_to_keep() {
+    let folder = tempfile::tempdir().unwrap();
+    let rules = ["--gc-interval", "0s", "--untagged-after", "0s", "--keep-tags", "a/*:last=1,tag=v*"];
+    let server = Server::start_with(folder.path(), &rules);
+    for (n, tag) in ["old", "v1", "new"].into_iter().enumerate() {
+        assert_eq!(image(&server, &noise(50_000 + n), &[tag]).0, 201);
+    }
+    // The grace time is the store's own: a day.
+    let found = gc(folder.path(), &[]);
+    assert_eq!((&found["tags"], &found["manifests"], &found["links"]), (&1.into(), &0.into(), &0.into()));
+    // What a deletion leaves is abandoned in a moment, but not before it is done.
+    let mut removed = (0, 0);
+    while removed != (1, 1) {
+        let dry = gc(folder.path(), &["--grace", "0s", "--dry-run"]);
+        let found = gc(folder.path(), &["--grace", "0s"]);
+        assert!(dry["links"].as_u64().unwrap() <= found["links"].as_u64().unwrap());
+        removed.0 += found["manifests"].as_u64().unwrap();
+        removed.1 += found["blobs"].as_u64().unwrap();
+    }
+    assert_eq!(
+        server.request("GET", "/v2/a/b/tags/list", b"").body,
+        br#"{"name":"a/b","tags":["new","v1"]}"#
+    );
+    server.stop();
+    assert_eq!(files(folder.path()), 2);
+
+    // Without a server nobody was told anything: tags stay.
+    assert_eq!(gc(folder.path(), &["--grace", "0s"])["tags"], 0);
+    let human = sledge(&["gc", "--dry-run", "--keep-tags", "*:last=1"], folder.path());
+    assert_eq!(
+        words(&human.stdout),
+        "would go: 1 tags, 0 manifests, 0 links, 0 blobs and 0 upload sessions, 0 bytes\n"
+    );
+    let refused = sledge(&["gc", "--keep-tags", "*"], folder.path());
+    assert!(
+        !refused.status.success() && words(&refused.stderr).contains("a rule is REPOSITORIES:CONDITIONS")
+    );
+}
+
+#[test]
+fn a_server_can_be_told_that_tags_are_immutable_or_that_nothing_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start_with(folder.path(), &["--immutable-tags", "v*"]);
+    assert_eq!(image(&server, b"1", &["v1", "latest"]).0, 201);
+    assert_eq!(image(&server, b"2", &["latest"]).0, 201);
+    let (status, digest) = image(&server, b"2", &["v1"]);
+    assert_eq!(status, 403);
+    server.stop();
+
+    let server = Server::start_with(folder.path(), &["--read-only"]);
+    assert_eq!(server.request("GET", &format!("/v2/a/b/manifests/{digest}"), b"").status, 200);
+    assert_eq!(server.request("POST", "/v2/a/b/blobs/uploads/", b"").status, 405);
+    assert_eq!(server.request("DELETE", "/v2/a/b/manifests/latest", b"").status, 405);
+    server.stop();
+}
