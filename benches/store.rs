@@ -178,7 +178,7 @@ fn push(store: &Sled, content: &[u8]) -> Result<()> {
 /// pushes notices of it.
 fn snapshot(folder: &Path) -> Result<()> {
     const LAYERS: u64 = 20_000;
-    const CLIENTS: u64 = 8;
+    const CLIENTS: u32 = 8;
     println!("snapshot of {LAYERS} layers in files, while one client pushes 1 KiB at a time");
     let data = folder.join("store");
     let fast = Options::new().durability(Durability::Relaxed(Duration::from_secs(5))).inline(Inline::UpTo(0));
@@ -187,7 +187,7 @@ fn snapshot(folder: &Path) -> Result<()> {
         for client in 0..CLIENTS {
             let store = &store;
             scope.spawn(move || {
-                for n in (client..LAYERS).step_by(CLIENTS as usize) {
+                for n in (0..LAYERS).filter(|n| n % u64::from(CLIENTS) == u64::from(client)) {
                     push(store, &noise(100, n + 1)).unwrap();
                 }
             });

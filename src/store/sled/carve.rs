@@ -30,8 +30,9 @@ const LAST_KIND: u8 = 11;
 /// No page that is ours is longer: sixteen entries of the longest.
 const LONGEST_PAGE: u64 = 256 << 10;
 
-/// Whether the log has a damaged place with messages behind it, so that what sled reads is not all there is. Then the entries of
-/// all pages, by page and key, are in `pages`, in its tree [`Tree::Chunks`].
+/// Whether there are places in the log that are no messages and have messages behind them, so that what sled reads may not be
+/// all there is. (It leaves such places itself where it goes on after it was opened.) Then the entries of all pages, by page and
+/// key, are in `pages`, in its tree [`Tree::Chunks`].
 pub(super) fn carve(db: &Path, pages: &Rewrite) -> Result<bool> {
     let failed = |error| Error::io(format!("reading {}", db.display()))(error);
     let file = match File::open(db) {

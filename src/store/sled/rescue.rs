@@ -123,10 +123,12 @@ pub fn rescue(
         let pages = Rewrite::begin(&target.path.join("unfinished-pages"))?;
         if carve(&old.join(folder::INDEX).join("db"), &pages)? {
             let carved = sort_in(&pages, &readable)?;
-            salvaged.damage.push(format!(
-                "sled's log has damaged places; behind them {carved} more records and chunks could be read"
-            ));
             salvaged.entries += carved;
+            if carved > 0 {
+                salvaged.damage.push(format!(
+                    "sled's log has damaged places; behind them {carved} more records and chunks could be read"
+                ));
+            }
         }
         salvaged
     } else {
