@@ -24,6 +24,7 @@ use super::options::Options;
 use super::progress::{Steps, Watch};
 use super::rewrite::{self, Rewrite};
 use super::schema::{self, Content, Layer, Leftover, Manifest, Placement, Tree, Upload};
+use super::staged::check_space;
 use super::store::{Shared, Sled};
 use super::writer::{Terms, Writer};
 use crate::error::{Error, Result};
@@ -107,6 +108,8 @@ fn take(
 
     let new = Rewrite::begin(&target.path.join(folder::NEW_INDEX))?;
     let records = new.copy(&mut Steps::begin(watch, "copying records", None)?, |tree, after| {
+        // What pushes leave free is not for the snapshot either, where both are on one filesystem.
+        check_space(core, 0)?;
         core.read(|index| rewrite::page(index, tree, after))
     })?;
     let (journal, held) = hold.end_journal()?;
