@@ -132,6 +132,19 @@ pub enum Error {
         /// What the filesystem has, in bytes.
         available: u64,
     },
+    /// No room for this in the store's budget. Nothing that was acknowledged is touched.
+    #[error(
+        "the store's budget of {budget} bytes is used up: {used} are taken, and {needed} more are needed beside what is kept for \
+         the index: delete what is not needed, or raise the budget"
+    )]
+    OverBudget {
+        /// What the operation would have to write, in bytes.
+        needed: u64,
+        /// What the store takes, in bytes.
+        used: u64,
+        /// What it may take, in bytes.
+        budget: u64,
+    },
     /// The folder has something else in it.
     #[error("{path} holds no sledge store and is not empty ({found}): choose an empty or a new folder", path = .path.display())]
     NotAStore {
@@ -202,6 +215,7 @@ impl Error {
             Self::RequestInvalid(_) | Self::Unsupported(_) => ErrorCode::Unsupported,
             Self::TooManyRequests { .. } => ErrorCode::TooManyRequests,
             Self::DiskFull { .. }
+            | Self::OverBudget { .. }
             | Self::NotAStore { .. }
             | Self::NoStore(_)
             | Self::Locked(_)

@@ -28,7 +28,7 @@ const AT_THE_ROOT: [(&str, &str); 3] =
     [("Error", "error::Error"), ("ErrorCode", "error::ErrorCode"), ("Result", "error::Result")];
 
 /// The modules that alone may name a crate. Crates that are not listed may be named anywhere.
-const CRATES: [(&str, &[&str]); 16] = [
+const CRATES: [(&str, &[&str]); 17] = [
     ("bincode", &["store::sled"]),
     ("crossbeam", &["store::sled"]),
     ("memmap2", &["store::sled"]),
@@ -43,6 +43,7 @@ const CRATES: [(&str, &[&str]); 16] = [
     ("tokio", &["server", "bin"]),
     ("clap", &["bin"]),
     ("humantime", &["bin"]),
+    ("parse_size", &["bin"]),
     ("wildmatch", &["bin"]),
     ("tracing_subscriber", &["bin"]),
 ];

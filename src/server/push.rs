@@ -190,6 +190,7 @@ async fn upload(
     let range = sent.chunk()?;
     let declared = sent.body.declared();
     let mut options = UploadOptions::new();
+    options.coming = declared;
     if let End::Commit(digest) = then {
         options.algorithm = Some(digest.algorithm());
     }

@@ -14,13 +14,15 @@ pub struct UploadOptions {
     pub algorithm: Option<Algorithm>,
     /// The size of the whole in bytes, for admission. It is a hint, not a promise.
     pub size: Option<u64>,
+    /// How many bytes are about to be written, for admission too, where the size of the whole is not known.
+    pub coming: Option<u64>,
 }
 
 impl UploadOptions {
     /// Nothing is known.
     #[must_use]
     pub const fn new() -> Self {
-        Self { algorithm: None, size: None }
+        Self { algorithm: None, size: None, coming: None }
     }
 
     /// The algorithm of the digest to come.
@@ -34,6 +36,13 @@ impl UploadOptions {
     #[must_use]
     pub const fn size(mut self, size: u64) -> Self {
         self.size = Some(size);
+        self
+    }
+
+    /// How many bytes are about to be written.
+    #[must_use]
+    pub const fn coming(mut self, bytes: u64) -> Self {
+        self.coming = Some(bytes);
         self
     }
 }

@@ -160,7 +160,9 @@ impl From<&Error> for ErrorAnswer {
                 retry_after: Some(seconds(*retry_after)),
                 ..with(StatusCode::TOO_MANY_REQUESTS, Value::Null)
             },
-            Error::DiskFull { .. } => with(StatusCode::INSUFFICIENT_STORAGE, Value::Null),
+            Error::DiskFull { .. } | Error::OverBudget { .. } => {
+                with(StatusCode::INSUFFICIENT_STORAGE, Value::Null)
+            }
             Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
                 Self::new(StatusCode::INSUFFICIENT_STORAGE, None, "the disk is full", Value::Null)
             }
@@ -234,6 +236,7 @@ mod tests {
             (Error::Unsupported("x".to_owned()), 405, "UNSUPPORTED"),
             (Error::TooManyRequests { retry_after: Duration::from_millis(1500) }, 429, "TOOMANYREQUESTS"),
             (Error::DiskFull { needed: 1, available: 0 }, 507, "UNKNOWN"),
+            (Error::OverBudget { needed: 1, used: 2, budget: 2 }, 507, "UNKNOWN"),
             (io(std::io::ErrorKind::StorageFull), 507, "UNKNOWN"),
             (io(std::io::ErrorKind::NotFound), 500, "UNKNOWN"),
             (system(23), 503, "UNKNOWN"),

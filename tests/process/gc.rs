@@ -101,3 +101,41 @@ fn a_server_can_be_told_that_tags_are_immutable_or_that_nothing_changes() {
     assert_eq!(server.request("DELETE", "/v2/a/b/manifests/latest", b"").status, 405);
     server.stop();
 }
+
+#[test]
+fn a_server_keeps_its_budget_and_says_what_it_holds() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start_with(folder.path(), &["--budget", "64MiB"]);
+    let content = noise(20 << 20);
+    push(&server, &content);
+    let location = server.request("POST", "/v2/a/b/blobs/uploads/", b"").header("location").to_owned();
+    // Refused by its length, before the rest of it has come.
+    let refused = server.request("PATCH", &location, &noise(31 << 20));
+    assert_eq!(refused.status, 507);
+    assert!(
+        words(&refused.body).contains("the store's budget of 67108864 bytes is used up"),
+        "{}",
+        words(&refused.body)
+    );
+
+    let done = sledge(&["usage", "--json"], folder.path());
+    let report: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
+    let used = &report["usage"];
+    assert_eq!(used["store"]["in_files"], 20 << 20);
+    assert_eq!((&used["store"]["budget"], &used["repositories"][0][0]), (&(64 << 20).into(), &"a/b".into()));
+    let human = words(&sledge(&["usage"], folder.path()).stdout);
+    assert!(human.contains("          20971520                  0  a/b\n"), "{human}");
+    server.stop();
+}
+
+#[test]
+fn a_cache_lets_images_go_and_keeps_what_is_pinned() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start_with(folder.path(), &["--budget", "64MiB", "--cache", "--pin", "v*"]);
+    for (n, tag) in ["v1", "a", "b", "c", "d", "e"].into_iter().enumerate() {
+        assert_eq!(image(&server, &noise((10 << 20) + n), &[tag]).0, 201);
+    }
+    let tags = words(&server.request("GET", "/v2/a/b/tags/list", b"").body);
+    assert!(tags.contains(r#""v1""#) && tags.contains(r#""e""#) && !tags.contains(r#""a""#), "{tags}");
+    server.stop();
+}

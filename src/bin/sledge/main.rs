@@ -11,6 +11,7 @@ mod rescue;
 mod restore;
 mod serve;
 mod snapshot;
+mod usage;
 
 use std::io;
 use std::process::ExitCode;
@@ -31,6 +32,7 @@ struct Arguments {
 enum Command {
     Serve(serve::Serve),
     Gc(gc::Gc),
+    Usage(usage::UsageCommand),
     Snapshot(snapshot::Snapshot),
     Restore(restore::Restore),
     Compact(compact::Compact),
@@ -62,6 +64,7 @@ fn run(printer: Printer) -> Result<ExitCode, Failure> {
     match arguments.command {
         Command::Serve(serve) => serve.run(printer)?,
         Command::Gc(gc) => gc.run(printer)?,
+        Command::Usage(usage) => usage.run(printer)?,
         Command::Snapshot(snapshot) => snapshot.run(printer)?,
         Command::Restore(restore) => restore.run(printer)?,
         Command::Compact(compact) => compact.run(printer)?,

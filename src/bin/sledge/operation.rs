@@ -13,6 +13,7 @@ use sledge::store::sled::{Collected, Options, Progress, Sled, SnapshotOptions, S
 use crate::control;
 use crate::policy::Policy;
 use crate::printer::{Failure, Printer};
+use crate::usage::{self, Used};
 
 /// An operation, as it goes over the socket: `{"command": "snapshot", ...}`. Its paths are absolute.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +21,7 @@ use crate::printer::{Failure, Printer};
 pub(crate) enum Operation {
     Snapshot { folder: PathBuf, options: SnapshotOptions },
     Gc { dry_run: bool, policy: Policy },
+    Usage,
 }
 
 /// What an operation did.
@@ -28,6 +30,7 @@ pub(crate) enum Operation {
 pub(crate) enum Report {
     Snapshot(SnapshotReport),
     Gc { dry_run: bool, collected: Collected },
+    Usage(Used),
 }
 
 impl Operation {
@@ -42,6 +45,7 @@ impl Operation {
                 let collected = store.collect(&options, watch)?;
                 Ok(Report::Gc { dry_run: *dry_run, collected })
             }
+            Self::Usage => usage::of(store).map(Report::Usage),
         }
     }
 
@@ -62,6 +66,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Snapshot(report) => crate::snapshot::show(report, f),
+            Self::Usage(used) => used.fmt(f),
             Self::Gc { dry_run, collected } => crate::gc::show(collected, *dry_run, f),
         }
     }

@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 use sledge::filter::{ImmutableTags, ReadOnly};
 use sledge::server::{Server, ServerOptions};
 use sledge::store::Store;
-use sledge::store::sled::{Options, Sled};
+use sledge::store::sled::{Options, Sled, WhenFull};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -43,6 +43,15 @@ pub(crate) struct Serve {
     /// Tags that are set once, and then neither moved nor deleted: a pattern with * and ?. May be repeated
     #[arg(long, value_name = "PATTERN")]
     immutable_tags: Vec<String>,
+    /// The most that the data folder takes on the disk, such as 20GiB; what would go beyond is refused
+    #[arg(long, value_name = "SIZE", env = "SLEDGE_BUDGET", value_parser = |text: &str| parse_size::parse_size(text))]
+    budget: Option<u64>,
+    /// Where the budget has no room, let images go that nobody pushed or pulled for the longest time, instead of refusing
+    #[arg(long, requires = "budget", env = "SLEDGE_CACHE")]
+    cache: bool,
+    /// In a cache, tags whose images stay: a pattern with * and ?. May be repeated
+    #[arg(long, value_name = "PATTERN", requires = "cache")]
+    pin: Vec<String>,
     /// Answer reads alone: nothing can be pushed or deleted
     #[arg(long, env = "SLEDGE_READ_ONLY")]
     read_only: bool,
@@ -107,6 +116,12 @@ impl Serve {
         let mut options = Options::new();
         if let Some(grace) = self.policy.grace {
             options = options.grace(grace);
+        }
+        if let Some(budget) = self.budget {
+            options = options.budget(budget);
+        }
+        if self.cache {
+            options = options.when_full(WhenFull::Evict { pinned: policy::pinned(&self.pin) });
         }
         options.open(data).map_err(|error| {
             let hint = match &error {

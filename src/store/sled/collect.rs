@@ -200,9 +200,9 @@ struct Run<'s, 'w> {
 
 /// An entry of `candidates-1`.
 #[derive(Clone)]
-struct Candidate {
+pub(super) struct Candidate {
     kind: Kept,
-    since: Uptime,
+    pub(super) since: Uptime,
     repository: RepositoryName,
     digest: Digest,
 }
@@ -275,15 +275,13 @@ impl Run<'_, '_> {
                 let now = core.clock.now();
                 let mut reached_the_young = false;
                 for key in keys {
-                    match schema::candidate_of_key(key) {
+                    match Candidate::of_key(kind, key) {
                         // They are in the order of their age: those that follow are younger.
-                        Ok((since, ..)) if now.since(since) < age => {
+                        Ok(candidate) if now.since(candidate.since) < age => {
                             reached_the_young = true;
                             break;
                         }
-                        Ok((since, repository, digest)) => {
-                            batch.push(Candidate { kind, since, repository, digest });
-                        }
+                        Ok(candidate) => batch.push(candidate),
                         Err(_) => found.damaged += 1,
                     }
                 }
@@ -333,6 +331,11 @@ enum Judged {
 }
 
 impl Candidate {
+    pub(super) fn of_key(kind: Kept, key: &[u8]) -> Result<Self> {
+        let (since, repository, digest) = schema::candidate_of_key(key)?;
+        Ok(Self { kind, since, repository, digest })
+    }
+
     fn judge(&self, index: &Index) -> Result<Judged> {
         let key = schema::digest_within(&self.repository, &self.digest);
         let stamp = match self.kind {
@@ -351,7 +354,7 @@ impl Candidate {
     }
 
     /// Runs on the writer's thread.
-    fn remove(&self, desk: &mut Desk<'_>, age: Duration) -> Result<Collected> {
+    pub(super) fn remove(&self, desk: &mut Desk<'_>, age: Duration) -> Result<Collected> {
         let mut found = Collected::default();
         match self.judge(desk.index())? {
             Judged::Abandoned if desk.now().since(self.since) < age => {}

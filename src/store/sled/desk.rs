@@ -120,6 +120,11 @@ impl<'a> Desk<'a> {
         self.retired.iter().any(|retired| retired.content() == content)
     }
 
+    /// Whether anything waits to be removed.
+    pub(super) const fn is_retiring_any(&self) -> bool {
+        !self.retired.is_empty()
+    }
+
     /// Hands over content that no reader can reach any more, to be removed when nothing else is to be done. Its
     /// [`Leftover`](super::schema::Leftover) record has been written.
     pub(super) fn retire(&mut self, retired: Retired) {

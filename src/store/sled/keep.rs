@@ -19,6 +19,36 @@ fn is_referenced(index: &Index, repository: &RepositoryName, digest: &Digest) ->
     has_any(index, Tree::References, repository, digest)
 }
 
+/// Whether a manifest that is there references it, or is its subject: one that is gone may have left its references to be swept.
+pub(super) fn is_part_of_another(
+    index: &Index,
+    repository: &RepositoryName,
+    digest: &Digest,
+) -> Result<bool> {
+    let prefix = schema::digest_within(repository, digest);
+    for entry in index.scan(Tree::References, &prefix, None)? {
+        let manifest = schema::digest_after(Tree::References, &entry?.0, &prefix)?;
+        if index.contains(Tree::Manifests, &schema::digest_within(repository, &manifest))? {
+            return Ok(true);
+        }
+    }
+    has_subject(index, repository, digest)
+}
+
+pub(super) fn is_tagged(index: &Index, repository: &RepositoryName, digest: &Digest) -> Result<bool> {
+    has_any(index, Tree::Tagged, repository, digest)
+}
+
+/// The most referrers that go with their subject at once; collection takes the others when their time has passed.
+const REFERRERS: usize = 1000;
+
+/// The manifests whose subject this is, or was.
+pub(super) fn referrers(index: &Index, repository: &RepositoryName, digest: &Digest) -> Result<Vec<Digest>> {
+    let prefix = schema::digest_within(repository, digest);
+    let entries = index.scan(Tree::Referrers, &prefix, None)?.take(REFERRERS);
+    entries.map(|entry| schema::digest_after(Tree::Referrers, &entry?.0, &prefix)).collect()
+}
+
 fn has_any(index: &Index, tree: Tree, repository: &RepositoryName, digest: &Digest) -> Result<bool> {
     let mut pointers = index.scan(tree, &schema::digest_within(repository, digest), None)?;
     pointers.next().transpose().map(|found| found.is_some())
@@ -37,7 +67,7 @@ pub(super) fn is_kept(
     match kind {
         Kept::Link => Ok(false),
         Kept::Manifest => {
-            Ok(has_any(index, Tree::Tagged, repository, digest)? || has_subject(index, repository, digest)?)
+            Ok(is_tagged(index, repository, digest)? || has_subject(index, repository, digest)?)
         }
     }
 }
@@ -121,6 +151,26 @@ pub(super) fn move_candidate(
     }
     if let Some(now) = now {
         changes.set_value(Tree::Candidates, schema::candidate_key(kind, now, repository, digest), Vec::new());
+    }
+}
+
+/// Adds to `changes` that a manifest's place among the used is another one, or none any more. The record is the caller's to
+/// write.
+pub(super) fn move_use(
+    changes: &mut Changes,
+    before: Option<Uptime>,
+    now: Option<Uptime>,
+    repository: &RepositoryName,
+    digest: &Digest,
+) {
+    if before == now {
+        return;
+    }
+    if let Some(before) = before {
+        changes.remove(Tree::Used, schema::used_key(before, repository, digest));
+    }
+    if let Some(now) = now {
+        changes.set_value(Tree::Used, schema::used_key(now, repository, digest), Vec::new());
     }
 }
 

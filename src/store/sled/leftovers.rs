@@ -13,6 +13,7 @@ use super::content;
 use super::desk::{Desk, WINDOW};
 use super::index::{Changes, Index};
 use super::keep;
+use super::room::blocks;
 use super::schema::{self, Content, Leftover, Placement, Tree};
 use super::store::Core;
 use crate::error::Result;
@@ -209,10 +210,17 @@ impl Retired {
     fn unlink(&self, core: &Core) -> bool {
         match self.leftover.content.placement {
             Placement::Inline(_) => true,
-            Placement::File(id) => match fs::remove_file(core.folder.content(id)) {
-                Ok(()) => true,
-                Err(error) => error.kind() == ErrorKind::NotFound,
-            },
+            Placement::File(id) => {
+                let path = core.folder.content(id);
+                let length = fs::metadata(&path).map_or(0, |found| found.len());
+                match fs::remove_file(path) {
+                    Ok(()) => {
+                        core.room.shrink(blocks(length));
+                        true
+                    }
+                    Err(error) => error.kind() == ErrorKind::NotFound,
+                }
+            }
         }
     }
 }

@@ -11,11 +11,11 @@ use super::desk::{Desk, Steps, WINDOW};
 use super::index::{Changes, Index};
 use super::keep;
 use super::leftovers;
+use super::room::{blocks, check_disk, write_error};
 use super::schema::{
     self, Content, Kept, Leftover, Manifest as Recorded, Placement, Referrer, Tag as RecordedTag, Timestamp,
     Tree,
 };
-use super::staged::{check_space, write_error};
 use super::store::Core;
 use crate::error::{Error, Result};
 use crate::oci::{Contents, Descriptor, Digest, Manifest, Reference, ReferenceRole, RepositoryName, Tag};
@@ -114,11 +114,15 @@ impl Put {
     /// Writes the bytes to their file, durably but for its name.
     pub(super) fn write_file(&self, core: &Core, id: Uuid) -> Result<()> {
         let bytes = self.manifest.bytes();
-        check_space(core, bytes.len() as u64)?;
-        let failed = |error| write_error(core, id, bytes.len(), error);
-        let file = content::create_file(core, id).map_err(failed)?;
-        file.write_all_at(bytes, 0).map_err(failed)?;
-        file.sync_data().map_err(failed)
+        check_disk(core, bytes.len() as u64)?;
+        let counted = blocks(bytes.len() as u64);
+        core.room.grow(counted, None)?;
+        let written = content::create_file(core, id)
+            .and_then(|file| file.write_all_at(bytes, 0).and_then(|()| file.sync_data()));
+        written.map_err(|error| {
+            core.room.recount(&core.folder.content(id), counted);
+            write_error(core, id, bytes.len(), error)
+        })
     }
 
     /// Runs on the writer's thread. Whether the bytes that were brought along are the manifest's now, or it was there already.
@@ -149,8 +153,16 @@ impl Put {
             subject: self.contents.subject.as_ref().map(Into::into),
             pushed_at: Timestamp::now(),
             unkept_since,
+            used_at: desk.now(),
             quarantined_at: None,
         };
+        keep::move_use(
+            &mut changes,
+            present.as_ref().map(|present| present.used_at),
+            Some(desk.now()),
+            &self.repository,
+            &digest,
+        );
         changes.set(key, &recorded)?;
         if let Some(subject) = &self.contents.subject {
             let artifact_type = self.contents.artifact_type.as_ref().map(ToString::to_string);
@@ -316,6 +328,7 @@ pub(super) fn delete(
     let (mut changes, mut tally) = (Changes::new(), Tally::new());
     changes.remove(Tree::Manifests, schema::digest_within(repository, digest));
     keep::move_candidate(&mut changes, Kept::Manifest, recorded.unkept_since, None, repository, digest);
+    keep::move_use(&mut changes, Some(recorded.used_at), None, repository, digest);
     if let Some(subject) = &recorded.subject {
         changes.remove(Tree::Referrers, schema::pointer_within(repository, &subject.digest()?, digest));
     }

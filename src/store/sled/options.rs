@@ -3,8 +3,10 @@
 use std::path::Path;
 use std::time::Duration;
 
+use super::room::LEAST_BUDGET;
 use super::store::Sled;
 use crate::error::{Error, Result};
+use crate::store::Pinned;
 
 /// How a [`Sled`] store is opened; the defaults are those of a registry with little memory.
 ///
@@ -19,6 +21,8 @@ pub struct Options {
     pub(super) reserve: u64,
     pub(super) create: bool,
     pub(super) grace: Duration,
+    pub(super) budget: Option<u64>,
+    pub(super) when_full: WhenFull,
 }
 
 impl Default for Options {
@@ -31,6 +35,8 @@ impl Default for Options {
             reserve: 32 << 20,
             create: true,
             grace: Duration::from_secs(24 * 3600),
+            budget: None,
+            when_full: WhenFull::Refuse,
         }
     }
 }
@@ -77,6 +83,21 @@ impl Options {
         self
     }
 
+    /// The most bytes that the folder takes on the disk, all of it counted: content, open upload sessions, the index. What would
+    /// go beyond is refused with [`Error::OverBudget`]. The last 16 MiB are kept for the index, whose file grows by 4 MiB at a
+    /// time and does not shrink ([`compact`](super::compact) makes it small again): so much is left unused by what is pushed.
+    /// At least 64 MiB. Default: what the filesystem has.
+    pub const fn budget(mut self, bytes: u64) -> Self {
+        self.budget = Some(bytes);
+        self
+    }
+
+    /// What becomes of a push for which the budget has no room. Default: it is refused.
+    pub fn when_full(mut self, then: WhenFull) -> Self {
+        self.when_full = then;
+        self
+    }
+
     /// For how long a blob that no manifest references stays, and may be relied on by who pushed it or was told that it is there
     /// ([`Sled::collect`]). Default: 24 hours, so that an image may take a day to push.
     pub const fn grace(mut self, grace: Duration) -> Self {
@@ -96,6 +117,11 @@ impl Options {
             let most = Inline::MOST;
             return Err(Error::Unsupported(format!(
                 "content of {bytes} bytes cannot be inline: at most {most}, or all of it"
+            )));
+        }
+        if let Some(bytes) = self.budget.filter(|bytes| *bytes < LEAST_BUDGET) {
+            return Err(Error::Unsupported(format!(
+                "a budget of {bytes} bytes is too small for a store: at least {LEAST_BUDGET}"
             )));
         }
         Sled::open_with(folder.as_ref(), self)
@@ -129,6 +155,21 @@ impl Default for Inline {
     fn default() -> Self {
         Self::UpTo(16 << 10)
     }
+}
+
+/// What becomes of a push for which the budget has no room.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub enum WhenFull {
+    /// It is refused with [`Error::OverBudget`].
+    #[default]
+    Refuse,
+    /// Images go that were neither pushed nor pulled for the longest time, until there is room: for caches that can fetch
+    /// again. An image goes whole, with what only it uses; layers that another one uses stay.
+    Evict {
+        /// Images that one of these tags points at stay.
+        pinned: Pinned,
+    },
 }
 
 /// When an answer is given.

@@ -13,6 +13,7 @@
 //! uploads-1       session id                      -> Upload        a suspended or checkpointed session
 //! leftovers-1     content id                      -> Leftover      prepared and not published, or retired and not yet gone
 //! candidates-1    kind, since, repository 00 digest -> ()          a link or manifest that nothing keeps, since that uptime
+//! used-1          when, repository 00 digest      -> ()            a manifest was pushed or pulled then, about
 //! repositories-1  repository                      -> Repository    exists while a counter is above zero
 //! meta-1          name                            -> Uptime, Totals
 //! ```
@@ -51,12 +52,13 @@ pub(super) enum Tree {
     Uploads,
     Leftovers,
     Candidates,
+    Used,
     Repositories,
     Meta,
 }
 
 impl Tree {
-    pub(super) const ALL: [Self; 14] = [
+    pub(super) const ALL: [Self; 15] = [
         Self::Layers,
         Self::Chunks,
         Self::Links,
@@ -69,6 +71,7 @@ impl Tree {
         Self::Uploads,
         Self::Leftovers,
         Self::Candidates,
+        Self::Used,
         Self::Repositories,
         Self::Meta,
     ];
@@ -87,6 +90,7 @@ impl Tree {
             Self::Uploads => "uploads-1",
             Self::Leftovers => "leftovers-1",
             Self::Candidates => "candidates-1",
+            Self::Used => "used-1",
             Self::Repositories => "repositories-1",
             Self::Meta => "meta-1",
         }
@@ -153,6 +157,8 @@ pub(super) struct Manifest {
     pub(super) pushed_at: Timestamp,
     /// As [`Link::unreferenced_since`]. What keeps a manifest is a tag, an index that names it, or the subject it refers to.
     pub(super) unkept_since: Option<Uptime>,
+    /// Its place in `used-1`.
+    pub(super) used_at: Uptime,
     /// As [`Layer::quarantined_at`].
     pub(super) quarantined_at: Option<Timestamp>,
 }
@@ -434,11 +440,24 @@ pub(super) fn candidate_key(
     key
 }
 
+/// The key in `used-1`.
+pub(super) fn used_key(at: Uptime, repository: &RepositoryName, digest: &Digest) -> Vec<u8> {
+    [&at.0.to_be_bytes()[..], &digest_within(repository, digest)].concat()
+}
+
+/// What a key in `used-1` says.
+pub(super) fn used_of_key(key: &[u8]) -> Result<(Uptime, RepositoryName, Digest)> {
+    dated(Tree::Used, key)
+}
+
 /// What a key in `candidates-1` says.
 pub(super) fn candidate_of_key(key: &[u8]) -> Result<(Uptime, RepositoryName, Digest)> {
+    dated(Tree::Candidates, key.get(1..).unwrap_or_default())
+}
+
+fn dated(tree: Tree, key: &[u8]) -> Result<(Uptime, RepositoryName, Digest)> {
     let parts = || {
-        let (_, rest) = key.split_first()?;
-        let (since, rest) = rest.split_first_chunk()?;
+        let (since, rest) = key.split_first_chunk()?;
         let end = rest.iter().position(|byte| *byte == 0)?;
         let repository = repository_name(rest.get(..end)?)?;
         match take_digest(rest.get(end + 1..)?)? {
@@ -446,7 +465,7 @@ pub(super) fn candidate_of_key(key: &[u8]) -> Result<(Uptime, RepositoryName, Di
             _ => None,
         }
     };
-    parts().ok_or_else(|| damaged_key(Tree::Candidates))
+    parts().ok_or_else(|| damaged_key(tree))
 }
 
 /// The keys in `meta-1`.

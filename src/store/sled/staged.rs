@@ -5,7 +5,7 @@
 //! one is believed only by the boot of the machine that wrote it.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
+use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
@@ -13,10 +13,12 @@ use uuid::Uuid;
 
 use super::content;
 use super::desk::Steps;
+use super::evict;
 use super::index::Changes;
 use super::layers::Finished;
 use super::leftovers;
 use super::options::Inline;
+use super::room::{Promise, blocks, check_disk, write_error};
 use super::schema::{
     self, Checkpoint, Content, MAX_VALUE, Placement, Timestamp, Tree, Upload as Record, damaged,
 };
@@ -58,7 +60,8 @@ enum Bytes {
     /// Few, and nowhere but here.
     Held(Vec<u8>),
     /// In a file; `new` until its folder was synced.
-    File { id: Uuid, file: File, new: bool },
+    /// Counted are so many bytes of it as what the store takes.
+    File { id: Uuid, file: File, new: bool, counted: u64 },
     /// Inside the index, but for what does not fill a chunk yet.
     Chunks { id: Uuid, tail: Vec<u8> },
 }
@@ -112,7 +115,9 @@ impl State {
                     return Err(damaged(&format!("content {id} of an upload session"), &reason));
                 }
                 file.set_len(checkpoint.offset).map_err(Error::io(format!("cutting content {id}")))?;
-                state(checkpoint, Bytes::File { id, file, new: true })
+                let counted = blocks(checkpoint.offset);
+                core.room.shrink(blocks(length) - counted);
+                state(checkpoint, Bytes::File { id, file, new: true, counted })
             }
             Placement::Inline(id) => {
                 let tail = checkpoint.offset % MAX_VALUE as u64;
@@ -121,6 +126,11 @@ impl State {
                 state(checkpoint, Bytes::Chunks { id, tail: bytes })
             }
         }
+    }
+
+    /// Whether its bytes are few, and nowhere but here.
+    pub(super) const fn is_held(&self) -> bool {
+        matches!(self.bytes, Bytes::Held(_))
     }
 
     pub(super) fn status(&self) -> UploadStatus {
@@ -139,7 +149,14 @@ impl State {
     }
 
     /// Takes in bytes; all or an error, after which the session stands where it stood.
-    pub(super) fn append(&mut self, shared: &Shared, session: &Session, bytes: &[u8]) -> Result<()> {
+    /// Room for them may have been promised.
+    pub(super) fn append(
+        &mut self,
+        shared: &Shared,
+        session: &Session,
+        bytes: &[u8],
+        mut promise: Option<&mut Promise>,
+    ) -> Result<()> {
         let hold = match shared.core.options.inline {
             Inline::UpTo(most) => most,
             Inline::Everything => Inline::MOST,
@@ -150,14 +167,21 @@ impl State {
                 self.took(bytes);
                 return Ok(());
             }
-            self.spill(shared, session)?;
+            self.spill(shared, session, promise.as_deref_mut())?;
         }
         self.look_at_space(shared, bytes.len() as u64)?;
         match &mut self.bytes {
             Bytes::Held(_) => {}
-            Bytes::File { id, file, .. } => {
-                file.write_all_at(bytes, self.offset)
-                    .map_err(|error| write_error(&shared.core, *id, bytes.len(), error))?;
+            Bytes::File { id, file, counted, .. } => {
+                let needed = blocks(self.offset + bytes.len() as u64);
+                if needed > *counted {
+                    shared.core.room.grow(needed - *counted, promise)?;
+                    *counted = needed;
+                }
+                file.write_all_at(bytes, self.offset).map_err(|error| {
+                    *counted = shared.core.room.recount(&shared.core.folder.content(*id), *counted);
+                    write_error(&shared.core, *id, bytes.len(), error)
+                })?;
             }
             Bytes::Chunks { id, tail } => {
                 let first = chunk_number(self.offset)?;
@@ -183,7 +207,13 @@ impl State {
 
     fn look_at_space(&mut self, shared: &Shared, length: u64) -> Result<()> {
         if self.room < length {
-            check_space(&shared.core, length)?;
+            check_disk(&shared.core, length)?;
+            // Whether it did is decided where the bytes are counted: they may have been promised.
+            if let Err(error) = evict::make_room(shared, length.max(LOOK_AT_SPACE))
+                && !matches!(error, Error::OverBudget { .. })
+            {
+                return Err(error);
+            }
             self.room = LOOK_AT_SPACE.max(length);
         }
         self.room -= length;
@@ -191,9 +221,9 @@ impl State {
     }
 
     /// Moves what is held in memory to where it can grow and survive.
-    fn spill(&mut self, shared: &Shared, session: &Session) -> Result<()> {
+    fn spill(&mut self, shared: &Shared, session: &Session, promise: Option<&mut Promise>) -> Result<()> {
         let Bytes::Held(held) = &self.bytes else { return Ok(()) };
-        check_space(&shared.core, held.len() as u64)?;
+        check_disk(&shared.core, held.len() as u64)?;
         let mut held = held.clone();
         let id = content::new_id();
         let in_file = matches!(shared.core.options.inline, Inline::UpTo(_));
@@ -203,9 +233,15 @@ impl State {
         self.record(shared, session, placement, &start, Terms { adds: true, ..Terms::default() }, None)?;
         self.bytes = if in_file {
             let failed = |error| write_error(&shared.core, id, held.len(), error);
-            let file = content::create_file(&shared.core, id).map_err(failed)?;
-            file.write_all_at(&held, 0).map_err(failed)?;
-            Bytes::File { id, file, new: true }
+            let counted = blocks(held.len() as u64);
+            shared.core.room.grow(counted, promise)?;
+            let written = content::create_file(&shared.core, id)
+                .and_then(|file| file.write_all_at(&held, 0).map(|()| file));
+            let file = written.map_err(|error| {
+                shared.core.room.recount(&shared.core.folder.content(id), counted);
+                failed(error)
+            })?;
+            Bytes::File { id, file, new: true, counted }
         } else {
             let tail = held.split_off(held.len() / MAX_VALUE * MAX_VALUE);
             append_chunks(shared, id, 0, held)?;
@@ -227,12 +263,12 @@ impl State {
 
     /// Writes the session down where it stands: to survive a power cut, or only the process.
     pub(super) fn save(&mut self, shared: &Shared, session: &Session, durable: bool) -> Result<()> {
-        self.spill(shared, session)?;
+        self.spill(shared, session, None)?;
         let checkpoint = self.checkpoint();
         let mut terms = Terms { durable, new_file: false, adds: true };
         let (placement, tail) = match &self.bytes {
             Bytes::Held(_) => return Ok(()),
-            Bytes::File { id, file, new } => {
+            Bytes::File { id, file, new, .. } => {
                 if durable {
                     file.sync_data().map_err(Error::io(format!("syncing content {id}")))?;
                     terms.new_file = *new;
@@ -296,7 +332,7 @@ impl State {
             desk.apply(&changes)
         });
         // What a full disk refused was not written; of other failures that is not certain.
-        self.recorded |= !matches!(outcome, Err(Error::DiskFull { .. }));
+        self.recorded |= !matches!(outcome, Err(Error::DiskFull { .. } | Error::OverBudget { .. }));
         outcome
     }
 
@@ -342,15 +378,21 @@ impl State {
     }
 
     /// Makes the bytes fit to be a blob's: durable, or in the hands of who writes the record.
-    pub(super) fn finished(&mut self, session: &Session, digest: &Digest) -> Result<(Finished, Terms)> {
+    pub(super) fn finished(
+        &mut self,
+        core: &Core,
+        session: &Session,
+        digest: &Digest,
+    ) -> Result<(Finished, Terms)> {
         let mut terms = Terms { durable: true, new_file: false, adds: true };
         let (placement, tail, tail_chunk) = match &mut self.bytes {
             Bytes::Held(held) => (Placement::Inline(content::new_id()), held.clone(), 0),
-            Bytes::File { id, file, new } => {
+            Bytes::File { id, file, new, counted } => {
                 let failed = |error| Error::io(format!("syncing content {id}"))(error);
                 // A write that failed half-way may have left more than was counted.
                 if file.metadata().map_err(failed)?.len() != self.offset {
                     file.set_len(self.offset).map_err(failed)?;
+                    *counted = core.room.recount(&core.folder.content(*id), *counted);
                 }
                 file.sync_data().map_err(failed)?;
                 terms.new_file = *new;
@@ -408,22 +450,7 @@ fn append_chunks(shared: &Shared, id: Uuid, first: u32, bytes: Vec<u8>) -> Resul
 
 /// Whether a failed transaction may have been made all the same.
 pub(super) const fn in_doubt(error: &Error) -> bool {
-    error.code().is_none() && !matches!(error, Error::DiskFull { .. })
-}
-
-pub(super) fn check_space(core: &Core, length: u64) -> Result<()> {
-    let available = core.folder.available()?;
-    let needed = core.options.reserve.saturating_add(length);
-    if available < needed { Err(Error::DiskFull { needed, available }) } else { Ok(()) }
-}
-
-pub(super) fn write_error(core: &Core, id: Uuid, length: usize, error: io::Error) -> Error {
-    match error.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-            Error::DiskFull { needed: length as u64, available: core.folder.available().unwrap_or_default() }
-        }
-        _ => Error::io(format!("writing content {id}"))(error),
-    }
+    error.code().is_none() && !matches!(error, Error::DiskFull { .. } | Error::OverBudget { .. })
 }
 
 pub(super) fn record_of(core: &Core, repository: &RepositoryName, id: Uuid) -> Result<Record> {

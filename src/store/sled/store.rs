@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use crossbeam::sync::ShardedLock;
 use uuid::Uuid;
@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::clock::Clock;
 use super::content;
 use super::discover;
+use super::evict;
 use super::folder::Folder;
 use super::index::{Index, Location};
 use super::keep;
@@ -17,6 +18,7 @@ use super::layers;
 use super::leftovers;
 use super::manifests;
 use super::options::Options;
+use super::room::Room;
 use super::schema::{self, Kept, Uptime, damaged};
 use super::sessions::Sessions;
 use super::writer::{Terms, Writer};
@@ -38,6 +40,8 @@ pub struct Sled(pub(super) Arc<Shared>);
 pub(super) struct Shared {
     pub(super) writer: Writer,
     pub(super) sessions: Sessions,
+    /// Held by who makes room in a cache.
+    pub(super) evicting: Mutex<()>,
     pub(super) core: Arc<Core>,
 }
 
@@ -49,6 +53,7 @@ pub(super) struct Core {
     pub(super) folder: Folder,
     pub(super) options: Options,
     pub(super) clock: Clock,
+    pub(super) room: Room,
     /// Tells this boot of the machine from others, where the system says.
     pub(super) boot: Option<Uuid>,
 }
@@ -96,8 +101,10 @@ impl Sled {
         let index = location.open()?;
         let silence = options.writer_silence;
         let clock = Clock::open(&index)?;
+        let room = Room::open(options.budget, &index, &folder)?;
         let core = Arc::new(Core {
             clock,
+            room,
             index: ShardedLock::new(Some(index)),
             location,
             folder,
@@ -105,7 +112,12 @@ impl Sled {
             boot: staged::boot_id(),
         });
         let writer = Writer::start(Arc::clone(&core))?;
-        Ok(Self(Arc::new(Shared { writer, sessions: Sessions::new(silence), core })))
+        Ok(Self(Arc::new(Shared {
+            writer,
+            sessions: Sessions::new(silence),
+            evicting: Mutex::default(),
+            core,
+        })))
     }
 
     /// Somebody is told that something is there and need not be pushed. Where nothing keeps it yet, it must stay long enough for
@@ -165,6 +177,7 @@ impl Pull for Sled {
         read_stable(
             || self.find(repository, reference),
             |(digest, record)| {
+                evict::note_use(&self.0, repository, digest, record);
                 let bytes = core.read(|index| content::read_whole(index, core, &record.content))?;
                 let media_type: MediaType = record.media_type.parse()?;
                 Manifest::verified(media_type, bytes, digest).map_err(|error| {
@@ -176,6 +189,7 @@ impl Pull for Sled {
 
     fn resolve(&self, repository: &RepositoryName, reference: &Reference) -> Result<Descriptor> {
         let (digest, record) = self.find(repository, reference)?;
+        evict::note_use(&self.0, repository, &digest, &record);
         if matches!(reference, Reference::Digest(_)) {
             self.renew(Kept::Manifest, record.unkept_since, repository, &digest)?;
         }
@@ -214,6 +228,7 @@ impl Push for Sled {
     ) -> Result<()> {
         let core = &self.0.core;
         let put = manifests::Put::prepare(core, repository, manifest, options)?;
+        evict::make_room(&self.0, manifest.bytes().len() as u64)?;
         let Some(id) = put.file() else {
             return self.0.writer.run(ADD, |desk| put.publish(desk)).map(|_| ());
         };

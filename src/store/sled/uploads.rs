@@ -6,10 +6,12 @@ use std::time::{Duration, SystemTime};
 
 use uuid::Uuid;
 
+use super::evict;
 use super::layers;
+use super::room::{Promise, check_disk};
 use super::schema::{self, Content, Layer, Upload as Record};
 use super::sessions::Session;
-use super::staged::{State, check_space, discard_recorded, in_doubt, record_of, standing};
+use super::staged::{State, discard_recorded, in_doubt, record_of, standing};
 use super::store::Shared;
 use crate::error::{Error, Result};
 use crate::oci::{Algorithm, Digest, DigestMismatch, RepositoryName};
@@ -20,10 +22,20 @@ pub(super) fn start(
     repository: &RepositoryName,
     options: &UploadOptions,
 ) -> Result<Box<dyn Upload>> {
-    check_space(&shared.core, options.size.unwrap_or(0))?;
+    let promise = promise(shared, options.coming.or(options.size))?;
     let state = State::new(options.algorithm.unwrap_or(Algorithm::Sha256));
     let (session, claim) = shared.sessions.start(repository, state);
-    Ok(Writing::boxed(shared, session, claim))
+    Ok(Writing::boxed(shared, session, claim, promise))
+}
+
+/// Sets room aside for who says how much will come; who does not is refused when there is none at all.
+fn promise(shared: &Shared, coming: Option<u64>) -> Result<Option<Promise>> {
+    match coming {
+        Some(bytes) => {
+            evict::make_room(shared, bytes).and_then(|()| Promise::of(&shared.core, bytes).map(Some))
+        }
+        None => check_disk(&shared.core, 0).and_then(|()| evict::make_room(shared, 0)).map(|()| None),
+    }
 }
 
 pub(super) fn resume(
@@ -32,12 +44,16 @@ pub(super) fn resume(
     id: Uuid,
     options: &UploadOptions,
 ) -> Result<Box<dyn Upload>> {
-    if let Some(size) = options.size {
-        check_space(&shared.core, size)?;
-    }
     let load = || State::load(&shared.core, &record_of(&shared.core, repository, id)?);
     let (session, claim) = shared.sessions.resume(repository, id, load, |state| state.adopt(options))?;
-    Ok(Writing::boxed(shared, session, claim))
+    let offset = session.status().map_or(0, |status| status.offset);
+    let coming = options.coming.or_else(|| options.size.map(|size| size.saturating_sub(offset)));
+    let mut upload = Writing::new(shared, session, claim, None);
+    if let Some(bytes) = coming {
+        // Refused, it is suspended again.
+        upload.promise = promise(shared, Some(bytes))?;
+    }
+    Ok(Box::new(upload))
 }
 
 pub(super) fn status(shared: &Shared, repository: &RepositoryName, id: Uuid) -> Result<UploadStatus> {
@@ -94,27 +110,38 @@ struct Writing {
     claim: u64,
     started_at: SystemTime,
     offset: u64,
+    promise: Option<Promise>,
     /// Committed, cancelled or suspended: nothing is left for the drop to do.
     over: bool,
 }
 
 impl Writing {
-    fn boxed(shared: &Arc<Shared>, session: Arc<Session>, claim: u64) -> Box<dyn Upload> {
+    fn boxed(
+        shared: &Arc<Shared>,
+        session: Arc<Session>,
+        claim: u64,
+        promise: Option<Promise>,
+    ) -> Box<dyn Upload> {
+        Box::new(Self::new(shared, session, claim, promise))
+    }
+
+    fn new(shared: &Arc<Shared>, session: Arc<Session>, claim: u64, promise: Option<Promise>) -> Self {
         let status = session.status();
-        Box::new(Self {
+        Self {
             shared: Arc::clone(shared),
             claim,
             started_at: status.map_or(SystemTime::UNIX_EPOCH, |status| status.started_at),
             offset: status.map_or(0, |status| status.offset),
             session,
+            promise,
             over: false,
-        })
+        }
     }
 
     fn append(&mut self, bytes: &[u8]) -> Result<()> {
         let mut held = self.session.hold(self.claim)?;
         let Some(state) = &mut held.state else { return Err(self.session.unknown()) };
-        state.append(&self.shared, &self.session, bytes)?;
+        state.append(&self.shared, &self.session, bytes, self.promise.as_mut())?;
         self.offset = state.status().offset;
         state.checkpoint_if_due(&self.shared, &self.session)?;
         self.session.publish_status(state);
@@ -155,7 +182,10 @@ impl Writing {
             return Err(DigestMismatch { expected: *digest, found }.into());
         }
 
-        let (finished, terms) = state.finished(&self.session, digest)?;
+        if state.is_held() {
+            evict::make_room(&self.shared, state.status().offset)?;
+        }
+        let (finished, terms) = state.finished(&self.shared.core, &self.session, digest)?;
         let content = finished.content;
         let outcome = match self.shared.writer.run(terms, move |desk| finished.publish(desk)) {
             Err(error) if in_doubt(&error) => self.look_whether_committed(digest, &content, error),
@@ -202,7 +232,9 @@ impl Write for Writing {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.append(bytes).map_err(|error| match error {
             Error::Io { source, .. } => source,
-            Error::DiskFull { .. } => io::Error::new(ErrorKind::StorageFull, error),
+            Error::DiskFull { .. } | Error::OverBudget { .. } => {
+                io::Error::new(ErrorKind::StorageFull, error)
+            }
             error => io::Error::other(error),
         })?;
         Ok(bytes.len())

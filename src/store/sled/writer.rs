@@ -55,6 +55,19 @@ impl Writer {
         Ok(Self { jobs: Some(jobs), thread: Some(thread) })
     }
 
+    /// Has work done by the writer's thread at some time, or not at all where too much else waits. Nobody is told.
+    pub(super) fn submit<W>(&self, terms: Terms, work: W)
+    where
+        W: FnOnce(&mut Desk<'_>) -> Result<()> + Send + 'static,
+    {
+        let (answer, _) = channel::bounded(1);
+        let job = Box::new(Typed { terms, work: Some(work), result: None, answer });
+        if let Some(jobs) = &self.jobs {
+            // As the words above say.
+            let _ = jobs.try_send(job);
+        }
+    }
+
     /// Has work done by the writer's thread, and waits until it may be answered on these terms.
     pub(super) fn run<T, W>(&self, terms: Terms, work: W) -> Result<T>
     where
@@ -284,13 +297,22 @@ impl Thread {
         let needed =
             |job: &dyn Job| if job.terms().adds { self.core.options.reserve } else { ROOM_TO_REMOVE };
         let available = self.core.folder.available();
+        if group.iter().any(|job| job.terms().adds) {
+            self.core.room.look_at_rest(&self.core.folder);
+        }
+        let within_budget = self.core.room.check(0);
         for job in group {
             let needed = needed(job.as_ref());
             match &available {
                 Ok(available) if *available < needed => {
                     job.refuse(Error::DiskFull { needed, available: *available });
                 }
-                Ok(_) => {}
+                Ok(_) => match &within_budget {
+                    Err(Error::OverBudget { needed, used, budget }) if job.terms().adds => {
+                        job.refuse(Error::OverBudget { needed: *needed, used: *used, budget: *budget });
+                    }
+                    _ => {}
+                },
                 Err(error) => job.refuse(Error::Unavailable(error.to_string())),
             }
         }

@@ -46,11 +46,11 @@ fn collect_all(store: &Sled) -> Collected {
     collect_with(store, &CollectOptions::new().untagged(Untagged::DeleteAfter(Duration::ZERO)))
 }
 
-fn pointer(digest: &Digest) -> Value {
+pub(super) fn pointer(digest: &Digest) -> Value {
     json!({ "mediaType": "application/x", "digest": digest, "size": 1 })
 }
 
-fn image(layers: &[Digest], subject: Option<&Digest>) -> Manifest {
+pub(super) fn image(layers: &[Digest], subject: Option<&Digest>) -> Manifest {
     let layers: Vec<Value> = layers.iter().map(pointer).collect();
     let mut document = json!({ "schemaVersion": 2, "config": layers[0], "layers": layers });
     if let Some(subject) = subject {
@@ -59,22 +59,22 @@ fn image(layers: &[Digest], subject: Option<&Digest>) -> Manifest {
     Manifest::new(MediaType::OCI_MANIFEST.parse().unwrap(), document.to_string().into_bytes())
 }
 
-fn index_of(children: &[&Manifest]) -> Manifest {
+pub(super) fn index_of(children: &[&Manifest]) -> Manifest {
     let children: Vec<Value> = children.iter().map(|child| pointer(child.digest())).collect();
     let document = json!({ "schemaVersion": 2, "manifests": children });
     Manifest::new(MediaType::OCI_INDEX.parse().unwrap(), document.to_string().into_bytes())
 }
 
-fn put(store: &Sled, manifest: &Manifest, tags: &[&str]) -> Result<()> {
+pub(super) fn put(store: &Sled, manifest: &Manifest, tags: &[&str]) -> Result<()> {
     let tags: Vec<Tag> = tags.iter().map(|tag| tag.parse().unwrap()).collect();
     store.put_manifest(&repository(), manifest, &PutManifest::new().tags(&tags))
 }
 
-fn has(store: &Sled, digest: &Digest) -> bool {
+pub(super) fn has(store: &Sled, digest: &Digest) -> bool {
     store.blob(&repository(), digest).is_ok()
 }
 
-fn has_manifest(store: &Sled, manifest: &Manifest) -> bool {
+pub(super) fn has_manifest(store: &Sled, manifest: &Manifest) -> bool {
     store.manifest(&repository(), &Reference::Digest(*manifest.digest())).is_ok()
 }
 

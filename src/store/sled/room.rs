@@ -1,0 +1,204 @@
+//! How much room there is: on the filesystem, and within the store's budget.
+//!
+//! What the folder takes is known without a walk: the files of committed content are counted in the index, those of open sessions
+//! and leftovers are looked at when the store is opened, and from then on every file's growth and end is counted here, before it
+//! grows. The index's own files are looked at again in each group of writes.
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use uuid::Uuid;
+
+use super::accounts;
+use super::folder::Folder;
+use super::index::Index;
+use super::schema::{self, BLOCK, Leftover, Placement, Tree, Upload};
+use super::store::Core;
+use crate::error::{Error, Result};
+
+/// What a budget keeps for the index: additions stop so far below it, so that deletion and collection still can write. sled's file
+/// grows by segments of 4 MiB and does not shrink.
+pub(super) const KEPT_FOR_INDEX: u64 = 16 << 20;
+
+/// The least budget that makes sense: what an empty store takes, and what is kept for its index.
+pub(super) const LEAST_BUDGET: u64 = 64 << 20;
+
+/// What the store takes, and may take.
+pub(super) struct Room {
+    budget: Option<u64>,
+    /// Bytes of files in `content/`, in whole blocks.
+    files: AtomicU64,
+    /// Bytes of files that were promised to writers that said how much they bring, and have not come yet.
+    promised: AtomicU64,
+    /// Bytes of the index's files and all else, when they were last looked at.
+    rest: AtomicU64,
+}
+
+impl Room {
+    pub(super) fn open(budget: Option<u64>, index: &Index, folder: &Folder) -> Result<Self> {
+        let mut files = accounts::totals(index)?.file_bytes;
+        let mut add = |placement: Placement| {
+            if let Placement::File(id) = placement {
+                // A file that was not made yet, or is gone, takes nothing.
+                files += fs::metadata(folder.content(id)).map_or(0, |found| blocks(found.len()));
+            }
+        };
+        for entry in index.scan(Tree::Uploads, &[], None)? {
+            // A damaged record is for those to tell who need it.
+            if let Ok(upload) = schema::decode::<Upload>(&entry?.1) {
+                add(upload.placement);
+            }
+        }
+        for entry in index.scan(Tree::Leftovers, &[], None)? {
+            if let Ok(leftover) = schema::decode::<Leftover>(&entry?.1) {
+                add(leftover.content.placement);
+            }
+        }
+        let room = Self {
+            budget,
+            files: AtomicU64::new(files),
+            promised: AtomicU64::new(0),
+            rest: AtomicU64::new(0),
+        };
+        room.look_at_rest(folder);
+        Ok(room)
+    }
+
+    /// Looks again at what is not counted here: a few files, of a size that only sled knows.
+    pub(super) fn look_at_rest(&self, folder: &Folder) {
+        if self.budget.is_some() {
+            self.rest.store(rest(folder), Ordering::Relaxed);
+        }
+    }
+
+    /// What files in `content/` take, in bytes.
+    pub(super) fn in_files(&self) -> u64 {
+        self.files.load(Ordering::Relaxed)
+    }
+
+    fn used(&self) -> u64 {
+        self.in_files() + self.rest.load(Ordering::Relaxed)
+    }
+
+    /// Whether so many bytes more are within the budget. Nothing is set aside for them.
+    pub(super) fn check(&self, more: u64) -> Result<()> {
+        let Some(budget) = self.budget else { return Ok(()) };
+        let used = self.used();
+        let needed =
+            more.saturating_add(self.promised.load(Ordering::Relaxed)).saturating_add(KEPT_FOR_INDEX);
+        if used.saturating_add(needed) > budget {
+            return Err(Error::OverBudget { needed: more, used, budget });
+        }
+        Ok(())
+    }
+
+    /// Counts so many bytes of a file that is about to grow, if they are within the budget; out of a promise as far as it goes.
+    pub(super) fn grow(&self, bytes: u64, promise: Option<&mut Promise>) -> Result<()> {
+        let covered = promise.map_or(0, |promise| promise.use_up(bytes));
+        // Counted first and taken back if it was too much: two at once may both be refused, never both be let in.
+        self.files.fetch_add(bytes, Ordering::Relaxed);
+        if covered < bytes
+            && let Err(error) = self.check(0)
+        {
+            self.shrink(bytes);
+            return Err(match error {
+                Error::OverBudget { used, budget, .. } => {
+                    Error::OverBudget { needed: bytes, used: used.saturating_sub(bytes), budget }
+                }
+                error => error,
+            });
+        }
+        Ok(())
+    }
+
+    /// After a write that failed: counts of a file what there is of it, instead of what there was to be. Says what that is.
+    pub(super) fn recount(&self, path: &Path, counted: u64) -> u64 {
+        let found = blocks(fs::metadata(path).map_or(0, |found| found.len()));
+        self.shrink(counted.saturating_sub(found));
+        found.min(counted)
+    }
+
+    /// Counts that a file became so much shorter, or went.
+    pub(super) fn shrink(&self, bytes: u64) {
+        // It is ours alone to add and to take, and a count that went below nothing would refuse everything.
+        let less = |files: u64| Some(files.saturating_sub(bytes));
+        let _ = self.files.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
+}
+
+/// Room that is kept for who said how much will come. What did not come is given back when it is dropped.
+pub(super) struct Promise {
+    core: Arc<Core>,
+    left: u64,
+}
+
+impl Promise {
+    /// Admits so many bytes, or refuses them before the first has come.
+    pub(super) fn of(core: &Arc<Core>, bytes: u64) -> Result<Self> {
+        check_disk(core, bytes)?;
+        let promise = Self { core: Arc::clone(core), left: bytes };
+        core.room.promised.fetch_add(bytes, Ordering::Relaxed);
+        match core.room.check(0) {
+            Ok(()) => Ok(promise),
+            Err(Error::OverBudget { used, budget, .. }) => {
+                Err(Error::OverBudget { needed: bytes, used, budget })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn use_up(&mut self, bytes: u64) -> u64 {
+        let used = bytes.min(self.left);
+        self.left -= used;
+        self.core.room.promised.fetch_sub(used, Ordering::Relaxed);
+        used
+    }
+}
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        self.core.room.promised.fetch_sub(self.left, Ordering::Relaxed);
+    }
+}
+
+/// A length in whole blocks.
+pub(super) const fn blocks(length: u64) -> u64 {
+    length.div_ceil(BLOCK).saturating_mul(BLOCK)
+}
+
+/// What all but `content/` takes, in bytes.
+pub(super) fn rest(folder: &Folder) -> u64 {
+    let content = folder.content_folder();
+    let entries = fs::read_dir(folder.path()).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).filter(|path| path != content).map(|path| taken(&path)).sum()
+}
+
+/// What a file takes, or all below a folder. What cannot be looked at takes nothing.
+fn taken(path: &Path) -> u64 {
+    let Ok(found) = fs::symlink_metadata(path) else { return 0 };
+    if found.is_dir() {
+        let entries = fs::read_dir(path).into_iter().flatten().flatten();
+        return entries.map(|entry| taken(&entry.path())).sum();
+    }
+    blocks(found.len())
+}
+
+/// Whether the filesystem has room for so many bytes, and what is kept for deletions.
+pub(super) fn check_disk(core: &Core, length: u64) -> Result<()> {
+    let available = core.folder.available()?;
+    let needed = core.options.reserve.saturating_add(length);
+    if available < needed { Err(Error::DiskFull { needed, available }) } else { Ok(()) }
+}
+
+/// Why so many bytes of content could not be written.
+pub(super) fn write_error(core: &Core, id: Uuid, length: usize, error: io::Error) -> Error {
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            Error::DiskFull { needed: length as u64, available: core.folder.available().unwrap_or_default() }
+        }
+        _ => Error::io(format!("writing content {id}"))(error),
+    }
+}

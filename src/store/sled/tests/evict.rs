@@ -1,0 +1,191 @@
+//! A cache that is full: what nobody asked for goes first, and goes whole.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::collect::{has, has_manifest, image, index_of, put};
+use super::{folder, noise, push, repository};
+use crate::error::{Error, Result};
+use crate::oci::{Digest, Manifest, Reference};
+use crate::store::sled::writer::Terms;
+use crate::store::sled::{Options, Sled, WhenFull};
+use crate::store::{Discover, Pinned, Pull};
+
+const BUDGET: u64 = 96 << 20;
+const LAYER: usize = 8 << 20;
+
+fn cache(folder: &tempfile::TempDir, pinned: Pinned) -> Sled {
+    let options = Options::new().reserve(1 << 20).budget(BUDGET).grace(Duration::from_secs(3600));
+    options.when_full(WhenFull::Evict { pinned }).open(folder.path()).unwrap()
+}
+
+/// So long that a use is written down again.
+fn a_while(store: &Sled) {
+    store.0.core.clock.passed.fetch_add(100_000, Ordering::Relaxed);
+}
+
+/// Asks for a manifest, and waits until that is written down.
+fn pull(store: &Sled, manifest: &Manifest) {
+    store.manifest(&repository(), &Reference::Digest(*manifest.digest())).unwrap();
+    store.0.writer.run(Terms::default(), |_| Ok(())).unwrap();
+}
+
+fn layer(store: &Sled, seed: u64) -> Digest {
+    push(store, &noise(LAYER, seed)).unwrap()
+}
+
+fn within_budget(store: &Sled) {
+    let usage = store.usage().unwrap();
+    assert!(usage.in_files + usage.in_index <= BUDGET, "{usage:?}");
+}
+
+/// Pushes images of one layer each until so many have been pushed, a while between them.
+fn fill(store: &Sled, seeds: std::ops::Range<u64>) -> Vec<(Manifest, Digest)> {
+    seeds
+        .map(|seed| {
+            a_while(store);
+            let layer = layer(store, seed);
+            let manifest = image(&[layer], None);
+            put(store, &manifest, &[&format!("v{seed}")]).unwrap();
+            within_budget(store);
+            (manifest, layer)
+        })
+        .collect()
+}
+
+#[test]
+fn what_nobody_asked_for_the_longest_time_goes_first() -> Result<()> {
+    let folder = folder();
+    let store = cache(&folder, Pinned::none());
+    let first = fill(&store, 0..6);
+    a_while(&store);
+    pull(&store, &first[0].0);
+    pull(&store, &first[2].0);
+    fill(&store, 6..12);
+    let there = |(manifest, layer): &(Manifest, Digest)| {
+        let (manifest, layer) = (has_manifest(&store, manifest), has(&store, layer));
+        assert_eq!(manifest, layer, "an image goes whole");
+        manifest
+    };
+    let left: Vec<bool> = first.iter().map(there).collect();
+    assert_eq!(left[..4], [true, false, true, false]);
+    // Their tags have gone with them.
+    let tags = store.tags(&repository(), None, 100)?.items.len();
+    assert_eq!(tags, left.iter().filter(|there| **there).count() + 6);
+    Ok(())
+}
+
+#[test]
+fn what_another_image_uses_stays() -> Result<()> {
+    let folder = folder();
+    let store = cache(&folder, Pinned::none());
+    let (shared, own) = (layer(&store, 100), layer(&store, 101));
+    let old = image(&[shared, own], None);
+    put(&store, &old, &["old"])?;
+    a_while(&store);
+    let other = image(&[shared], None);
+    put(&store, &other, &["other"])?;
+    for seed in 0..9 {
+        fill(&store, seed..seed + 1);
+        pull(&store, &other);
+    }
+    assert!(!has_manifest(&store, &old) && !has(&store, &own));
+    assert!(has_manifest(&store, &other) && has(&store, &shared));
+    Ok(())
+}
+
+#[test]
+fn an_index_goes_with_its_children_and_referrers_and_children_do_not_go_alone() -> Result<()> {
+    let folder = folder();
+    let store = cache(&folder, Pinned::none());
+    let [first, second] = [200, 201].map(|seed| image(&[layer(&store, seed)], None));
+    put(&store, &first, &[])?;
+    put(&store, &second, &[])?;
+    let index = index_of(&[&first, &second]);
+    put(&store, &index, &["multi"])?;
+    let signature = image(&[push(&store, b"signature")?], Some(index.digest()));
+    put(&store, &signature, &[])?;
+    let all = [&index, &first, &second, &signature];
+    for seed in 0..6 {
+        fill(&store, seed..seed + 1);
+        // Only the index is asked for: what it is made of is older, and stays.
+        pull(&store, &index);
+    }
+    assert!(all.iter().all(|manifest| has_manifest(&store, manifest)));
+    fill(&store, 10..18);
+    assert!(all.iter().all(|manifest| !has_manifest(&store, manifest)), "some of it stayed");
+    assert!(!has(&store, &crate::oci::Algorithm::Sha256.digest(b"signature")));
+    Ok(())
+}
+
+#[test]
+fn pinned_images_stay_and_when_there_is_nothing_else_pushes_are_refused() -> Result<()> {
+    let folder = folder();
+    let store = cache(&folder, Pinned::tags(|tag| tag.as_str().starts_with('v')));
+    let mut images = Vec::new();
+    let refused = loop {
+        let layer = match push(&store, &noise(LAYER, images.len() as u64)) {
+            Ok(layer) => layer,
+            Err(error) => break error,
+        };
+        let manifest = image(&[layer], None);
+        put(&store, &manifest, &[&format!("v{}", images.len())])?;
+        images.push(manifest);
+        within_budget(&store);
+    };
+    assert!(refused.to_string().contains("budget"), "{refused}");
+    assert!(images.len() >= 7 && images.iter().all(|manifest| has_manifest(&store, manifest)));
+    Ok(())
+}
+
+#[test]
+fn blobs_that_no_image_came_to_use_go_before_images() -> Result<()> {
+    let folder = folder();
+    let store = cache(&folder, Pinned::none());
+    let abandoned = layer(&store, 300);
+    let young = fill(&store, 0..7);
+    store.0.core.clock.passed.fetch_add(3_600_000, Ordering::Relaxed);
+    let fresh = layer(&store, 301);
+    assert!(!has(&store, &abandoned) && has(&store, &fresh));
+    assert!(young.iter().all(|(manifest, _)| has_manifest(&store, manifest)));
+    Ok(())
+}
+
+#[test]
+fn whoever_pulls_while_images_go_gets_them_whole_or_not_at_all() {
+    let folder = folder();
+    let store = cache(&folder, Pinned::none());
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        for _ in 0..4 {
+            threads.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    for tagged in store.tags(&repository(), None, 100).map_or(Vec::new(), |page| page.items) {
+                        let manifest = match store.manifest(&repository(), &Reference::Digest(tagged.digest))
+                        {
+                            Ok(manifest) => manifest,
+                            Err(Error::ManifestUnknown { .. }) => continue,
+                            Err(error) => panic!("{error}"),
+                        };
+                        for reference in manifest.contents().unwrap().references {
+                            match store.blob(&repository(), &reference.digest) {
+                                // Open, it stays readable.
+                                Ok(blob) => {
+                                    let mut last = [0];
+                                    blob.content.read_at(blob.stat.size - 1, &mut last).unwrap();
+                                }
+                                // Gone with its image, since that was read.
+                                Err(Error::BlobUnknown { .. }) => {
+                                    assert!(!has_manifest(&store, &manifest), "its image is still there");
+                                }
+                                Err(error) => panic!("{error}"),
+                            }
+                        }
+                    }
+                }
+            });
+        }
+        fill(&store, 0..30);
+        done.store(true, Ordering::Relaxed);
+    });
+}
