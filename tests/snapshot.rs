@@ -19,7 +19,7 @@ use std::thread;
 use sledge::Error;
 use sledge::oci::{Manifest, Tag};
 use sledge::store::sled::{Progress, SnapshotOptions};
-use sledge::store::{Condition, Manage, Pinned, Push, UploadOptions};
+use sledge::store::{Condition, Discover, Manage, Pinned, Push, UploadOptions};
 
 use crate::images::{check_whole, content, image, name, number, on, open, push, put, read, snapshot, tag};
 
@@ -125,6 +125,51 @@ fn a_snapshot_of_a_store_in_use_is_the_state_at_one_moment() {
         assert!(content(&target).len() <= named, "{} files", content(&target).len());
         drop(copy);
     }
+}
+
+#[test]
+fn what_is_done_before_its_moment_is_in_it_and_what_is_done_after_it_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, target) = (folder.path().join("store"), folder.path().join("snapshot"));
+    let store = open(&data);
+    let repository = name("a");
+    let images: Vec<Manifest> = (0..3).map(|n| image(&store, &repository, "x", n)).collect();
+    put(&store, &repository, &images[0], &[tag("moved"), tag("gone")]);
+    put(&store, &repository, &images[1], &[tag("kept")]);
+    let layer = images[1].contents().unwrap().references[1].digest;
+    let mut watch = |progress: &Progress| {
+        match (progress.doing.as_str(), progress.done) {
+            // Its moment is yet to come.
+            ("copying records", 0) => {
+                put(&store, &repository, &images[1], &[tag("moved")]);
+                store.delete_manifest(&repository, images[0].digest(), &Pinned::none()).unwrap();
+                put(&store, &repository, &images[2], &[tag("new")]);
+            }
+            // Its moment has passed, and no file has been linked yet: none may be removed, whatever else the writer has time for.
+            ("bringing files", 0) => {
+                put(&store, &repository, &images[2], &[tag("moved"), tag("later")]);
+                store.delete_manifest(&repository, images[1].digest(), &Pinned::none()).unwrap();
+                store.delete_blob(&repository, &layer).unwrap();
+                for n in 0..200_u32 {
+                    push(&store, &name("others"), &n.to_le_bytes());
+                }
+                assert_eq!(content(&data).len(), 3);
+            }
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    };
+    let report = store.snapshot(&target, &SnapshotOptions::new(), &mut watch).unwrap();
+    assert_eq!((report.files.linked.files, report.files.bad), (3, 0));
+    // Afterwards what was put off is done.
+    drop(store);
+    assert_eq!(content(&data).len(), 2);
+
+    let copy = open(&target);
+    let found = |tag_name: &str| number(&copy, &repository, &tag(tag_name));
+    assert_eq!(["moved", "gone", "kept", "new", "later"].map(found), [Some(1), None, Some(1), Some(2), None]);
+    assert_eq!(check_whole(&copy), 2);
+    assert!(!copy.repositories(None, 10).unwrap().items.contains(&name("others")));
 }
 
 #[test]
@@ -247,6 +292,12 @@ fn one_that_was_cut_short_is_no_snapshot_and_is_begun_again() {
             }
         }
     }
+    // Nothing is held back after those that were interrupted.
+    let layer = push(&store, &name("a"), &[5; 50_000]);
+    store.delete_blob(&name("a"), &layer).unwrap();
+    drop(store);
+    assert_eq!(content(&folder.path().join("store")).len(), 1);
+    let store = open(&folder.path().join("store"));
     fs::rename(&target, &unfinished).unwrap();
     // As a kill leaves it: at its very end, without its format, with its index still unfinished.
     for step in 0..4 {

@@ -1,7 +1,7 @@
 //! What the durable store costs, each case beside its floor: the standard library doing the same with the same syncs, or the
 //! store in memory.
 //!
-//! `cargo bench --bench store [-- commit | inline | layers | contention | growth]`. Ratios hold between machines better than
+//! `cargo bench --bench store [-- commit | inline | layers | contention | growth | snapshot]`. Ratios hold between machines better than
 //! figures do.
 #![allow(
     clippy::unwrap_used,
@@ -17,6 +17,7 @@ mod contention;
 mod growth;
 mod inline;
 mod layers;
+mod snapshot;
 
 use std::fs;
 use std::path::Path;
@@ -27,12 +28,13 @@ use sledge::oci::RepositoryName;
 
 type Case = (&'static str, fn(&Path) -> Result<()>);
 
-const CASES: [Case; 5] = [
+const CASES: [Case; 6] = [
     ("commit", commit::commit),
     ("inline", inline::inline),
     ("layers", layers::layers),
     ("contention", contention::contention),
     ("growth", growth::growth),
+    ("snapshot", snapshot::snapshot),
 ];
 
 fn main() -> Result<()> {

@@ -8,6 +8,7 @@
     reason = "a test stops at the first surprise, and says what it measured"
 )]
 
+mod backup;
 mod control;
 mod gc;
 mod kill;

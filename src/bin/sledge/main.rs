@@ -7,6 +7,7 @@ mod operation;
 mod policy;
 mod printer;
 mod recurring;
+mod rescue;
 mod restore;
 mod serve;
 mod snapshot;
@@ -37,6 +38,7 @@ enum Command {
     Restore(restore::Restore),
     Compact(compact::Compact),
     Verify(verify::Verify),
+    Rescue(rescue::Rescue),
 }
 
 fn main() -> ExitCode {
@@ -69,6 +71,7 @@ fn run(printer: Printer) -> Result<ExitCode, Failure> {
         Command::Restore(restore) => restore.run(printer)?,
         Command::Compact(compact) => compact.run(printer)?,
         Command::Verify(verify) => return verify.run(printer),
+        Command::Rescue(rescue) => rescue.run(printer)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -5,6 +5,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
+use std::ops::AddAssign;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -43,6 +44,22 @@ pub struct Carried {
     pub bad: u64,
     /// What they hold, and what is wrong with each.
     pub bad_content: Vec<BadContent>,
+}
+
+impl AddAssign for Carried {
+    fn add_assign(&mut self, other: Self) {
+        for (own, other) in [
+            (&mut self.linked, other.linked),
+            (&mut self.linked_since, other.linked_since),
+            (&mut self.cloned, other.cloned),
+            (&mut self.copied, other.copied),
+        ] {
+            own.files += other.files;
+            own.bytes += other.bytes;
+        }
+        self.bad += other.bad;
+        self.bad_content.extend(other.bad_content);
+    }
 }
 
 /// Content whose file is missing or not as long as its record says.
@@ -84,9 +101,9 @@ impl Carrier {
         Self { from, link, link_since: since.is_some(), since, to, clone: true, carried: Carried::default() }
     }
 
-    /// Brings one file. That it is missing or has another length is noted under its digest, and no error: all the others are to
-    /// be brought all the same.
-    pub(super) fn bring(&mut self, id: Uuid, size: u64, digest: impl Fn() -> String) -> Result<()> {
+    /// Brings one file; whether it did. That it is missing or has another length is noted under its digest, and no error: all the
+    /// others are to be brought all the same.
+    pub(super) fn bring(&mut self, id: Uuid, size: u64, digest: impl Fn() -> String) -> Result<bool> {
         let name = id.simple().to_string();
         let reason = match fs::symlink_metadata(self.from.join(&name)) {
             Ok(found) if found.len() == size => None,
@@ -99,9 +116,10 @@ impl Carrier {
             if self.carried.bad_content.len() < LISTED {
                 self.carried.bad_content.push(BadContent { digest: digest(), reason });
             }
-            return Ok(());
+            return Ok(false);
         }
         self.bring_file(&name, size)
+            .map(|()| true)
             .map_err(Error::io(format!("bringing content {id} to {}", self.to.display())))
     }
 

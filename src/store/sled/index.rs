@@ -19,7 +19,7 @@ use super::schema::{self, Record, Tree, damaged};
 use crate::error::{Error, Result};
 
 /// sled reuses a freed segment on the word of a sync that is none; what one window writes must stay far below one (D4).
-const SEGMENT_SIZE: usize = 4 << 20;
+pub(super) const SEGMENT_SIZE: usize = 4 << 20;
 
 /// An open database.
 pub(super) struct Index {

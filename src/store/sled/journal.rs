@@ -5,7 +5,7 @@
 //! of every other the journal has the last word.
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufReader, BufWriter, ErrorKind, Read, Seek, Write};
+use std::io::{BufReader, BufWriter, ErrorKind, IntoInnerError, Read, Seek, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -59,7 +59,7 @@ impl Journal {
         if let Some(failure) = self.failure {
             return Err(failure);
         }
-        let file = self.file.into_inner().map_err(std::io::IntoInnerError::into_error);
+        let file = self.file.into_inner().map_err(IntoInnerError::into_error);
         Ok((file.map_err(Error::io("writing the journal of a snapshot"))?, self.spent))
     }
 }

@@ -92,7 +92,7 @@ pub fn restore(
 }
 
 /// Keeps others from opening the store while it is read. One that cannot be written to, or has no lock, nobody opens.
-fn lock_shared(store: &Path) -> Result<Option<File>> {
+pub(super) fn lock_shared(store: &Path) -> Result<Option<File>> {
     let path = store.join(folder::LOCK_FILE);
     let file = match File::open(&path) {
         Ok(file) => file,

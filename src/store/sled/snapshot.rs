@@ -24,7 +24,7 @@ use super::options::Options;
 use super::progress::{Steps, Watch};
 use super::rewrite::{self, Rewrite};
 use super::schema::{self, Content, Layer, Leftover, Manifest, Placement, Tree, Upload};
-use super::store::{Shared, Sled};
+use super::store::{Core, Shared, Sled};
 use super::writer::{Terms, Writer};
 use crate::error::{Error, Result};
 
@@ -107,6 +107,8 @@ fn take(
 
     let new = Rewrite::begin(&target.path.join(folder::NEW_INDEX))?;
     let records = new.copy(&mut Steps::begin(watch, "copying records", None)?, |tree, after| {
+        // What pushes leave free is not for the snapshot either, where both are on one filesystem.
+        check_reserve(core)?;
         core.read(|index| rewrite::page(index, tree, after))
     })?;
     let (journal, held) = hold.end_journal()?;
@@ -130,6 +132,11 @@ fn take(
     drop(target.open(options_of_a_copy())?);
     target.finish()?;
     Ok(SnapshotReport { folder: folder.to_owned(), records, changes, files, held, took: begun.elapsed() })
+}
+
+fn check_reserve(core: &Core) -> Result<()> {
+    let (needed, available) = (core.options.reserve, core.folder.available()?);
+    if available < needed { Err(Error::DiskFull { needed, available }) } else { Ok(()) }
 }
 
 /// How a new copy of a store is opened to be swept: it needs no room beside the index itself.

@@ -69,7 +69,7 @@ impl Run<'_> {
                 chunks.next().transpose().map(|entry| entry.map(|(key, _)| key.to_vec()))
             })?;
             let Some(key) = next else { return Ok(()) };
-            match schema::content_of_chunk(&key) {
+            match schema::chunk_of_key(&key).map(|(id, _)| id) {
                 Ok(id) => {
                     see(id);
                     // After the last chunk that it could have.

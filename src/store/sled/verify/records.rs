@@ -369,7 +369,7 @@ pub(super) fn describe(tree: Tree, key: &[u8]) -> String {
         }
         Tree::Repositories => schema::repository_of_key(key).map(|repository| repository.to_string()),
         Tree::Uploads | Tree::Leftovers => schema::session_of_key(key).map(|id| id.to_string()),
-        Tree::Chunks => schema::content_of_chunk(key).map(|id| id.to_string()),
+        Tree::Chunks => schema::chunk_of_key(key).map(|(id, _)| id.to_string()),
         Tree::Meta => Ok(String::from_utf8_lossy(key).into_owned()),
     };
     words.unwrap_or_else(|_| key.iter().map(|byte| format!("{byte:02x}")).collect())

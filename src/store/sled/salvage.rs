@@ -1,0 +1,113 @@
+//! What can still be read of a damaged index.
+//!
+//! It is read from a copy, for opening it writes. sled finds most damage by its checksums, and reports it; some of it it only
+//! meets as a state that it takes for impossible, and panics. Both end the reading of one tree from one side, and nothing else.
+
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use ::sled::{Config, Db, IVec};
+
+use super::index::SEGMENT_SIZE;
+use super::rewrite::Rewrite;
+use super::schema::{MAX_VALUE, Tree};
+use crate::error::Result;
+
+/// How much of an index could be read.
+#[derive(Debug, Default)]
+pub(super) struct Salvaged {
+    pub(super) entries: u64,
+    /// What could not be read, in words. Empty if nothing was in the way.
+    pub(super) damage: Vec<String>,
+}
+
+/// Copies what can be read of the index at `path`, which is a copy itself, into a new one.
+pub(super) fn salvage(path: &Path, into: &Rewrite) -> Result<Salvaged> {
+    let mut salvaged = Salvaged::default();
+    if !path.join("db").is_file() {
+        salvaged.damage.push("the index has no file \"db\"".to_owned());
+        return Ok(salvaged);
+    }
+    // Of a torn snapshot of sled's nothing depends; that it is gone makes opening slower, and no more.
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with("snap.") {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+    let config = Config::new().path(path).segment_size(SEGMENT_SIZE).flush_every_ms(None);
+    let db = match catch_unwind(AssertUnwindSafe(|| config.open())) {
+        Ok(Ok(db)) => db,
+        Ok(Err(error)) => {
+            salvaged.damage.push(format!("the index does not open: {error}"));
+            return Ok(salvaged);
+        }
+        Err(_) => {
+            salvaged.damage.push("the index does not open: sled fails at its pages".to_owned());
+            return Ok(salvaged);
+        }
+    };
+    for tree in Tree::ALL {
+        copy_tree(&db, tree, into, &mut salvaged)?;
+    }
+    // What failed inside may fail again while it is closed, and nothing of it is needed any more.
+    if !salvaged.damage.is_empty() {
+        std::mem::forget(db);
+    }
+    Ok(salvaged)
+}
+
+fn copy_tree(db: &Db, tree: Tree, into: &Rewrite, salvaged: &mut Salvaged) -> Result<()> {
+    let name = tree.name();
+    if !db.tree_names().iter().any(|known| known.as_ref() == name.as_bytes()) {
+        salvaged.damage.push(format!("{name} is missing"));
+        return Ok(());
+    }
+    let opened = catch_unwind(AssertUnwindSafe(|| db.open_tree(name)));
+    let Ok(Ok(opened)) = opened else {
+        salvaged.damage.push(format!("{name} does not open"));
+        return Ok(());
+    };
+    // From the beginning as far as it goes; and if that is not the end, from the end back as far as that goes.
+    let mut last = None;
+    let mut entries = opened.iter();
+    let whole = copy_entries(
+        || entries.next(),
+        |key| {
+            last = Some(key.clone());
+            true
+        },
+        tree,
+        into,
+        salvaged,
+    )?;
+    if !whole {
+        salvaged.damage.push(format!("a part of {name} cannot be read"));
+        let mut entries = opened.iter();
+        copy_entries(|| entries.next_back(), |key| Some(key) > last.as_ref(), tree, into, salvaged)?;
+    }
+    Ok(())
+}
+
+/// Copies entries until there are no more, or one is not wanted: then it is `true`; or until one cannot be read.
+fn copy_entries(
+    mut next: impl FnMut() -> Option<::sled::Result<(IVec, IVec)>>,
+    mut wanted: impl FnMut(&IVec) -> bool,
+    tree: Tree,
+    into: &Rewrite,
+    salvaged: &mut Salvaged,
+) -> Result<bool> {
+    loop {
+        match catch_unwind(AssertUnwindSafe(&mut next)) {
+            Ok(None) => return Ok(true),
+            Ok(Some(Ok((key, _)))) if !wanted(&key) => return Ok(true),
+            // A longer one is none of ours, and a new index would not take it.
+            Ok(Some(Ok((key, value)))) if key.len() > MAX_VALUE || value.len() > MAX_VALUE => {}
+            Ok(Some(Ok((key, value)))) => {
+                into.put(tree, &key, Some(&value))?;
+                salvaged.entries += 1;
+            }
+            Ok(Some(Err(_))) | Err(_) => return Ok(false),
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Snapshots, restoring, compacting and rescuing as people do it.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use sledge::oci::Algorithm;
+
+use crate::server::{Server, noise};
+
+fn sledge(arguments: &[&Path]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_sledge")).args(arguments).env_remove("SLEDGE_DATA").output().unwrap()
+}
+
+/// What a command printed that must have worked.
+fn done(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+/// What a command complained of that must not have worked.
+fn refused(output: &Output) -> String {
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(1), &b""[..]));
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+fn push(server: &Server, content: &[u8]) -> String {
+    let path = format!("/v2/a/b/blobs/{}", Algorithm::Sha256.digest(content));
+    let location = server.request("POST", "/v2/a/b/blobs/uploads/", b"").header("location").to_owned();
+    let digest = path.rsplit('/').next().unwrap();
+    assert_eq!(server.request("PUT", &format!("{location}?digest={digest}"), content).status, 201);
+    path
+}
+
+#[test]
+fn a_store_goes_through_a_snapshot_a_restoration_and_a_rescue() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let (large, small) = (noise(100_000), noise(1000));
+    let server = Server::start(&at("data"));
+    let paths = [push(&server, &large), push(&server, &small)];
+    let (snapshot, compact, restore, rescue, data) =
+        ("snapshot".as_ref(), "compact".as_ref(), "restore".as_ref(), "rescue".as_ref(), "--data".as_ref());
+    done(&sledge(&[snapshot, &at("copy"), data, &at("data")]));
+    let told = refused(&sledge(&[compact, data, &at("data")]));
+    assert!(told.contains("is in use") && told.contains("hint: stop"), "{told}");
+    let told = refused(&sledge(&[rescue, &at("new"), data, &at("data")]));
+    assert!(told.contains("is in use") && told.contains("hint:"), "{told}");
+    server.stop();
+
+    assert!(done(&sledge(&[compact, data, &at("data")])).starts_with("compacted "));
+    let told = refused(&sledge(&[restore, &at("copy"), data, &at("data")]));
+    assert!(told.contains("is not empty") && told.contains("hint:"), "{told}");
+    let told = done(&sledge(&[restore, &at("copy"), data, &at("restored")]));
+    assert!(told.contains("1 files, 100000 bytes"), "{told}");
+
+    fs::remove_dir_all(at("data").join("index")).unwrap();
+    let told = refused(&sledge(&[snapshot, &at("second"), data, &at("data")]));
+    assert!(told.contains("hint: `sledge rescue`"), "{told}");
+    let output = sledge(&[rescue, &at("rescued"), data, &at("data")]);
+    let told = done(&output);
+    assert!(told.contains("damaged: the index is missing"), "{told}");
+    assert!(told.contains("1 blobs and manifests have lost their names: repository rescued"), "{told}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("hint: tag what you need"));
+
+    let server = Server::start(&at("restored"));
+    for (path, content) in paths.iter().zip([&large, &small]) {
+        assert_eq!(&server.request("GET", path, b"").body, content);
+    }
+    server.kill();
+    let server = Server::start(&at("rescued"));
+    assert_eq!(server.request("GET", &paths[0].replace("/a/b/", "/rescued/"), b"").body, large);
+}
