@@ -43,7 +43,7 @@ pub use options::{Condition, MountSource, Pinned, PutManifest, References, Uploa
 /// The most tags that one [`Push::put_manifest`] sets: they become visible at once, in one small transaction.
 pub const MAX_TAGS_PER_PUSH: usize = 32;
 
-/// Reading by name.
+/// Reading by name. A manifest or blob whose bytes a store found to be bad is unknown to it until it is pushed again.
 pub trait Pull: Send + Sync {
     /// The manifest that a tag points at or a digest names.
     ///

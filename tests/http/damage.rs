@@ -43,7 +43,7 @@ fn status(client: &mut Client, path: &str) -> u16 {
 }
 
 /// Sizes around what is read in one hop and a piece over HTTP/1.1, and several pieces; and a byte at each end and in the middle.
-const SIZES: [u64; 5] = [65_537, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, (3 << 20) + 7];
+const SIZES: [u64; 5] = [65_537, (256 << 10) - 1, 256 << 10, (256 << 10) + 1, (3 << 20) + 7];
 
 #[test]
 fn bad_bytes_are_never_the_whole_of_an_answer_and_are_gone_after_it() {

@@ -24,7 +24,7 @@ fn a_store_is_verified_by_its_server_and_without_one() {
     let path = format!("/v2/a/b/blobs/{digest}");
     let verify = |arguments: &[&str]| sledge(&[&["verify"], arguments].concat(), data);
 
-    let done = verify(&["--rate", "1000000000"]);
+    let done = verify(&["--rate", "1GiB"]);
     assert_eq!(done.status.code(), Some(0), "{}", words(&done.stderr));
     assert!(
         words(&done.stdout)
@@ -61,4 +61,20 @@ fn what_is_no_store_is_not_verified() {
     assert_eq!(done.status.code(), Some(1));
     assert!(words(&done.stderr).starts_with("error: cannot open the store"), "{}", words(&done.stderr));
     assert!(!folder.path().join("absent").exists());
+}
+
+#[test]
+fn a_server_verifies_by_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path();
+    let server = Server::start_with(data, &["--verify-interval", "5ms"]);
+    let content = noise(100_000);
+    let digest = push(&server, &content);
+    flip(data);
+    let path = format!("/v2/a/b/blobs/{digest}");
+    // Nobody reads it: HEAD does not, and yet it is found.
+    while server.request("HEAD", &path, b"").status != 404 {}
+    assert_eq!(push(&server, &content), digest);
+    assert_eq!(server.request("HEAD", &path, b"").status, 200);
+    server.stop();
 }

@@ -1,12 +1,12 @@
 //! The registry in a single binary.
 
-mod collecting;
 mod compact;
 mod control;
 mod gc;
 mod operation;
 mod policy;
 mod printer;
+mod recurring;
 mod rescue;
 mod restore;
 mod serve;

@@ -18,8 +18,8 @@ pub(crate) struct Verify {
     /// The folder of the store
     #[arg(long, value_name = "DIR", env = "SLEDGE_DATA", default_value = "./sledge-data")]
     data: PathBuf,
-    /// Read so many bytes a second at most
-    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
+    /// Read so much a second at most, such as 32MiB
+    #[arg(long, value_name = "SIZE", value_parser = |text: &str| parse_size::parse_size(text))]
     rate: Option<u64>,
     /// Make records right that follow from others
     #[arg(long)]

@@ -19,7 +19,9 @@ use crate::store::sled::schema::{
 };
 use crate::store::sled::verify::Time;
 use crate::store::sled::writer::Terms;
-use crate::store::sled::{Fault, FaultKind, Inline, Options, Progress, Sled, VerifyOptions, VerifyReport};
+use crate::store::sled::{
+    Fault, FaultKind, Inline, Options, Progress, Sled, SnapshotOptions, VerifyOptions, VerifyReport,
+};
 use crate::store::{
     Discover, Manage, MountSource, Pinned, Pull, Push, PutManifest, References, UploadOptions,
 };
@@ -723,6 +725,23 @@ fn one_that_was_ended_among_the_records_does_not_read_again() {
     let report = verify(&store);
     assert_eq!((report.resumed, report.blobs.ok, report.is_well()), (true, 0, true));
     assert_eq!(verify(&store).blobs.ok, 5);
+}
+
+#[test]
+fn a_copy_of_a_store_is_verified_from_the_beginning() {
+    let folder = folder();
+    let store = open(&folder, Inline::UpTo(0));
+    scene(&store);
+    let ended =
+        verify_until(&store, VerifyOptions::new(), |progress| progress.doing != "comparing references");
+    assert!(interrupted(&ended));
+    let target = tempfile::tempdir().unwrap();
+    let copy = target.path().join("copy");
+    store.snapshot(&copy, &SnapshotOptions::new(), &mut |_| ControlFlow::Continue(())).unwrap();
+    let copy = Options::new().reserve(1 << 20).open(&copy).unwrap();
+    let report = verify(&copy);
+    assert_eq!((report.resumed, report.blobs.ok, report.is_well()), (false, 5, true), "{report}");
+    assert!(verify(&store).resumed);
 }
 
 #[test]

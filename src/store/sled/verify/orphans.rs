@@ -15,8 +15,8 @@ use super::super::store::Core;
 use super::{Orphan, Run};
 use crate::error::{Error, Result};
 
-/// How many ids are looked at at a time, about.
-const PARTITION: u64 = 1 << 19;
+/// How many ids are looked at at a time, about. Tests have several partitions.
+const PARTITION: u64 = if cfg!(test) { 4 } else { 1 << 19 };
 
 impl Run<'_> {
     pub(super) fn orphans(&mut self) -> Result<()> {
