@@ -34,7 +34,7 @@ impl Recurring {
     /// Verifies likewise.
     pub(crate) fn verifying(store: Sled, options: VerifyOptions, interval: Duration) -> Self {
         Self::start("verification", interval, move |watch| {
-            let report = sledge::store::sled::VerifyReport::default(); let _ = (&options, watch, &store);
+            let report = store.verify(&options, watch)?;
             if report.is_well() {
                 tracing::info!(%report, "verified");
             } else {
