@@ -57,7 +57,8 @@ impl VerifyOptions {
         self
     }
 
-    /// Whether records that follow from others are made to: reverse records, stamps, counters. What nothing tells is left as it is.
+    /// Whether records that follow from others are made to: reverse records, stamps, counters; and whether content that no record
+    /// names is removed, if all records can be read. What nothing tells is left as it is.
     /// Default: no.
     pub const fn repair(mut self, repair: bool) -> Self {
         self.repair = repair;

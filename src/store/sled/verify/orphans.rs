@@ -10,7 +10,9 @@ use std::io;
 
 use uuid::Uuid;
 
-use super::super::schema::{self, Layer, Manifest, Tree, Upload};
+use super::super::desk::Desk;
+use super::super::leftovers;
+use super::super::schema::{self, Content, Layer, Leftover, Manifest, Placement, Tree, Upload};
 use super::super::store::Core;
 use super::{Orphan, Run};
 use crate::error::{Error, Result};
@@ -25,6 +27,8 @@ impl Run<'_> {
         let partitions = count / PARTITION + 1;
         for partition in 0..partitions {
             let mut nobodys = HashSet::new();
+            // What a record names that cannot be read is not known: then all that seems to be nobody's may be its.
+            let mut certain = true;
             // The low bits are random; the high ones are the time.
             self.ids(|id| {
                 if id.as_u128() % u128::from(partitions) == u128::from(partition) {
@@ -37,16 +41,24 @@ impl Run<'_> {
                 }
                 self.pages(tree, |_, page| {
                     for (key, value) in page {
-                        if let Ok(id) = content_of(tree, &key, &value) {
-                            nobodys.remove(&id);
+                        match content_of(tree, &key, &value) {
+                            Ok(id) => {
+                                nobodys.remove(&id);
+                            }
+                            Err(_) => certain = false,
                         }
                     }
                     Ok(())
                 })?;
             }
             for id in nobodys {
-                for orphan in places(self.core(), id)? {
-                    self.report.add_orphan(orphan);
+                let found = places(self.core(), id)?;
+                let removes = self.repair && certain && found.iter().any(|orphan| !orphan.is_quarantined);
+                if removes {
+                    self.at_desk(move |core, desk| remove(core, desk, id))?;
+                }
+                for Place { place, bytes, is_quarantined } in found {
+                    self.report.add_orphan(Orphan { place, bytes, removed: removes && !is_quarantined });
                 }
             }
         }
@@ -90,17 +102,41 @@ fn content_of(tree: Tree, key: &[u8], value: &[u8]) -> Result<Uuid> {
     })
 }
 
+/// Has content removed that nobody names, as what is left over is.
+fn remove(core: &Core, desk: &mut Desk<'_>, id: Uuid) -> Result<()> {
+    for placement in [Placement::File(id), Placement::Inline(id)] {
+        let there = match placement {
+            Placement::File(id) => core.folder.content(id).exists(),
+            Placement::Inline(id) => {
+                desk.index().scan(Tree::Chunks, &schema::id_key(id), None)?.next().transpose()?.is_some()
+            }
+        };
+        if there {
+            let leftover = Leftover { content: Content { placement, size: 0 }, manifest: None };
+            leftovers::reserve(desk, &leftover)?;
+            leftovers::give_up(desk, leftover)?;
+        }
+    }
+    Ok(())
+}
+
+struct Place {
+    place: String,
+    bytes: u64,
+    is_quarantined: bool,
+}
+
 /// Where content still is that nobody names.
-fn places(core: &Core, id: Uuid) -> Result<Vec<Orphan>> {
+fn places(core: &Core, id: Uuid) -> Result<Vec<Place>> {
     let name = id.simple();
     let mut found = Vec::new();
     let files = [
-        (core.folder.content(id), format!("content/{name}")),
-        (core.folder.quarantined(id), format!("quarantine/{name}")),
+        (core.folder.content(id), format!("content/{name}"), false),
+        (core.folder.quarantined(id), format!("quarantine/{name}"), true),
     ];
-    for (path, place) in files {
+    for (path, place, is_quarantined) in files {
         if let Ok(metadata) = fs::metadata(path) {
-            found.push(Orphan { place, bytes: metadata.len() });
+            found.push(Place { place, bytes: metadata.len(), is_quarantined });
         }
     }
     let bytes = core.read(|index| {
@@ -108,7 +144,7 @@ fn places(core: &Core, id: Uuid) -> Result<Vec<Orphan>> {
         chunks.map(|entry| entry.map(|(_, chunk)| chunk.len() as u64)).sum::<Result<u64>>()
     })?;
     if bytes > 0 {
-        found.push(Orphan { place: format!("{} {id}", Tree::Chunks.name()), bytes });
+        found.push(Place { place: format!("{} {id}", Tree::Chunks.name()), bytes, is_quarantined: false });
     }
     Ok(found)
 }

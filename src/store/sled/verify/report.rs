@@ -89,6 +89,8 @@ pub struct Orphan {
     pub place: String,
     /// How many bytes it has.
     pub bytes: u64,
+    /// Whether it was removed. What is in quarantine stays for people to look at.
+    pub removed: bool,
 }
 
 macro_rules! kinds {
@@ -202,7 +204,8 @@ impl fmt::Display for VerifyReport {
             writeln!(f, "not checked: {what}")?;
         }
         for orphan in &self.orphans {
-            writeln!(f, "orphan: {} ({} bytes)", orphan.place, orphan.bytes)?;
+            let removed = if orphan.removed { ", removed" } else { "" };
+            writeln!(f, "orphan: {} ({} bytes){removed}", orphan.place, orphan.bytes)?;
         }
         let listed = [
             (self.bad_count, self.bad.len()),
