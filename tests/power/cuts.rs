@@ -28,12 +28,13 @@ fn record(place: &Place, seed: u64, lives: usize, operations: usize) -> usize {
     let mut kills = 0;
     for number in 0..lives {
         let threads = 1 + dice.roll(3);
-        let life = Life { seed, number: number as u64, threads, operations: operations / threads };
+        let operations = operations / threads;
+        let life = Life { seed, number: number as u64, threads, operations, small: false };
         // The first changes are those of a creation or an opening; the rest is work.
         let kill = match dice.roll(4) {
             0 => None,
             1 => Some((1 + dice.roll(60), dice.roll(3))),
-            _ => Some((1 + dice.roll(operations * 12), dice.roll(3))),
+            _ => Some((1 + dice.roll(operations * threads * 12), dice.roll(3))),
         };
         kills += usize::from(place.live(&life, true, kill));
         let log = fs::read(place.log()).unwrap();
@@ -45,9 +46,11 @@ fn record(place: &Place, seed: u64, lives: usize, operations: usize) -> usize {
 }
 
 /// Which moments are looked at: after how many events. Answers, syncs and changes of names more often than writes.
-fn moments(events: &[Event<'_>], dice: &mut Dice, wanted: usize) -> Vec<usize> {
+fn moments(events: &[Event<'_>], seed: u64, wanted: usize) -> Vec<usize> {
+    let mut dice = Dice::new(seed ^ 0xC07);
     let mut weighted = Vec::new();
-    let mut creation = Vec::new();
+    let (mut opening, mut first_answers) = (Vec::new(), Vec::new());
+    let mut answers = 0;
     for (at, event) in events.iter().enumerate() {
         let weight = match event {
             Event::Mark { text } if text.starts_with('A') => 8,
@@ -60,22 +63,35 @@ fn moments(events: &[Event<'_>], dice: &mut Dice, wanted: usize) -> Vec<usize> {
         };
         // Before and after it.
         weighted.extend(std::iter::repeat_n(at + dice.roll(2), weight));
-        if matches!(event, Event::Life) {
-            creation.extend(at..(at + 150).min(events.len()));
+        match event {
+            Event::Life => {
+                answers = 0;
+                opening.extend(at..(at + 150).min(events.len()));
+            }
+            // What an opening left unfinished is still so when the first answers are given.
+            Event::Mark { text } if text.starts_with('A') && answers < 5 => {
+                answers += 1;
+                first_answers.push(at + 1);
+            }
+            _ => {}
         }
     }
     let mut chosen: Vec<usize> = (0..wanted)
-        .filter_map(|n| dice.of(if n % 5 == 0 { &creation } else { &weighted }).copied())
+        .filter_map(|n| {
+            let moments = match n % 6 {
+                0 => &opening,
+                1 => &first_answers,
+                _ => &weighted,
+            };
+            dice.of(moments).copied()
+        })
         .collect();
     chosen.sort_unstable();
     chosen
 }
 
-/// Opens the states that cuts at random moments may leave.
-fn cut(log: &[u8], seed: u64, wanted: usize, figures: &mut Figures) {
-    let events = events(log);
-    let mut dice = Dice::new(seed ^ 0xC07);
-    let moments = moments(&events, &mut dice, wanted);
+/// Opens the states that cuts at these moments may leave; a moment may come more than once.
+fn cut(events: &[Event<'_>], seed: u64, moments: Vec<usize>, figures: &mut Figures) {
     let mut moments = moments.into_iter().peekable();
     let (mut image, mut ledger) = (Image::new(), Ledger::default());
     let room = shim::folder();
@@ -119,7 +135,9 @@ fn a_power_cut_loses_nothing_that_was_acknowledged() {
     let states = setting("POWER_STATES", 200);
     if let Ok(log) = std::env::var("POWER_LOG") {
         let seed = setting("POWER_SEED", 1) as u64;
-        cut(&fs::read(log).unwrap(), seed, states, &mut figures);
+        let log = fs::read(log).unwrap();
+        let events = events(&log);
+        cut(&events, seed, moments(&events, seed, states), &mut figures);
     } else {
         let first = setting("POWER_SEED", 1) as u64;
         for seed in first..first + setting("POWER_SEEDS", 1) as u64 {
@@ -129,7 +147,8 @@ fn a_power_cut_loses_nothing_that_was_acknowledged() {
             figures.kills += record(&place, seed, lives, setting("POWER_OPERATIONS", 60));
             let log = fs::read(place.log()).unwrap();
             let before = figures.failures.len();
-            cut(&log, seed, states, &mut figures);
+            let events = events(&log);
+            cut(&events, seed, moments(&events, seed, states), &mut figures);
             if figures.failures.len() > before {
                 println!("to look again: {}", keep_log(&log, seed));
             }
@@ -148,5 +167,25 @@ fn a_power_cut_loses_nothing_that_was_acknowledged() {
         }
     }
     assert!(figures.states > 0);
+    assert!(figures.failures.is_empty(), "{}", figures.failures.join("\n"));
+}
+
+/// The first answers of a store stand on its creation: nothing but that has synced a folder yet.
+#[test]
+fn a_power_cut_at_any_moment_of_a_creation_leaves_none_or_all_of_it() {
+    let mut figures = Figures::default();
+    let place = Place::new();
+    let life = Life { seed: 1, number: 0, threads: 1, operations: 6, small: true };
+    assert!(!place.live(&life, true, None));
+    let log = fs::read(place.log()).unwrap();
+    let events = events(&log);
+    let moments = (0..events.len()).flat_map(|at| [at; 3]).collect();
+    cut(&events, 1, moments, &mut figures);
+    println!(
+        "power cuts of a creation: {} states, {} of them lost something",
+        figures.states,
+        figures.failures.len()
+    );
+    assert!(figures.acknowledged >= 6 && figures.states > 100);
     assert!(figures.failures.is_empty(), "{}", figures.failures.join("\n"));
 }

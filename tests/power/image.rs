@@ -2,8 +2,8 @@
 //!
 //! Of a file: all before its last sync, and of its later writes any subset of their 4 KiB blocks. Its length may be that of any
 //! later write, what was not written reads as zeros. Of the names (creations, renames, removals, truncations): a prefix, at least
-//! up to what was committed. A sync of a file commits the names up to the last change of its own; a sync that is more than one
-//! of data, or of a folder, commits all.
+//! up to what was committed. A sync of a folder commits them all, a sync of a file those up to its own last truncation: that it
+//! keeps the file's name, as many filesystems do, nobody promises.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -28,8 +28,8 @@ struct Node<'a> {
     pending: Vec<Pending<'a>>,
     /// How long the running system sees it.
     length: u64,
-    /// The last change of names that concerns it.
-    changed: u64,
+    /// The last truncation or extension of it.
+    cut_at: u64,
 }
 
 enum Pending<'a> {
@@ -125,9 +125,8 @@ impl<'a> Image<'a> {
         }
     }
 
-    fn change(&mut self, node: usize, change: Change<'a>) -> u64 {
+    fn change(&mut self, change: Change<'a>) -> u64 {
         self.changes += 1;
-        self.nodes[node].changed = self.changes;
         apply(&mut self.names, &change);
         self.pending.push((self.changes, change));
         self.changes
@@ -136,14 +135,15 @@ impl<'a> Image<'a> {
     fn create(&mut self, path: &'a str, folder: bool) -> usize {
         let node = self.nodes.len();
         self.nodes.push(Node { folder, ..Node::default() });
-        self.change(node, Change::Create(path, node));
+        self.change(Change::Create(path, node));
         node
     }
 
     fn set_length(&mut self, node: usize, length: u64) {
-        let change = self.change(node, Change::Length);
+        let change = self.change(Change::Length);
         let node = &mut self.nodes[node];
         node.length = length;
+        node.cut_at = change;
         node.pending.push(Pending::Length { length, change });
     }
 
@@ -184,21 +184,18 @@ impl<'a> Image<'a> {
                 }
             }
             Event::Rename { from, to } => {
-                let node = self.names[from];
-                self.change(node, Change::Rename(from, to));
+                self.change(Change::Rename(from, to));
             }
             Event::Link { from, to } => {
-                let node = self.names[from];
-                self.change(node, Change::Link(from, to));
+                self.change(Change::Link(from, to));
             }
             Event::Unlink { path } | Event::RemoveFolder { path } => {
-                let node = self.names[path];
-                self.change(node, Change::Remove(path));
+                self.change(Change::Remove(path));
             }
             Event::MakeFolder { path } => {
                 self.create(path, true);
             }
-            Event::Sync { file, data_only } => self.sync(self.open[&file], data_only),
+            Event::Sync { file } => self.sync(self.open[&file]),
             Event::FailedSync { file } => {
                 for pending in &mut self.nodes[self.open[&file]].pending {
                     if let Pending::Write { lost, .. } = pending {
@@ -209,8 +206,8 @@ impl<'a> Image<'a> {
         }
     }
 
-    fn sync(&mut self, node: usize, data_only: bool) {
-        let upto = if data_only { self.nodes[node].changed } else { self.changes };
+    fn sync(&mut self, node: usize) {
+        let upto = if self.nodes[node].folder { self.changes } else { self.nodes[node].cut_at };
         let committed = self.pending.iter().take_while(|(change, _)| *change <= upto).count();
         for (_, change) in self.pending.drain(..committed) {
             apply(&mut self.committed, &change);

@@ -42,7 +42,6 @@ pub(crate) enum Event<'a> {
     },
     Sync {
         file: u64,
-        data_only: bool,
     },
     FailedSync {
         file: u64,
@@ -85,7 +84,7 @@ pub(crate) fn events(log: &[u8]) -> Vec<Event<'_>> {
             7 => Event::RemoveFolder { path },
             8 => Event::MakeFolder { path },
             9 => Event::Link { from: path, to },
-            10 => Event::Sync { file, data_only: a == 1 },
+            10 => Event::Sync { file },
             11 => Event::Mark { text: std::str::from_utf8(bytes).unwrap() },
             12 => Event::Allocate { file, end: a + b },
             14 => Event::FailedSync { file },

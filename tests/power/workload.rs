@@ -24,11 +24,20 @@ pub(crate) struct Life {
     pub(crate) number: u64,
     pub(crate) threads: usize,
     pub(crate) operations: usize,
+    /// Only blobs in the index: no file and no folder is synced for them.
+    pub(crate) small: bool,
 }
 
 impl Life {
     pub(crate) fn to_text(&self) -> String {
-        format!("{} {} {} {}", self.seed, self.number, self.threads, self.operations)
+        format!(
+            "{} {} {} {} {}",
+            self.seed,
+            self.number,
+            self.threads,
+            self.operations,
+            usize::from(self.small)
+        )
     }
 
     pub(crate) fn of_text(text: &str) -> Self {
@@ -36,7 +45,7 @@ impl Life {
         let mut next = || words.next().unwrap();
         let (seed, number) = (next(), next());
         let mut next = || usize::try_from(words.next().unwrap()).unwrap();
-        Self { seed, number, threads: next(), operations: next() }
+        Self { seed, number, threads: next(), operations: next(), small: next() == 1 }
     }
 }
 
@@ -74,9 +83,11 @@ pub(crate) fn live(root: &Path, marks: &Path, life: &Life) {
     let marks = Arc::new(Marks::open(marks));
     marks.say("L");
     let mut dice = Dice::new(life.seed * 1000 + life.number);
-    let inline = match dice.roll(4) {
-        0 => Inline::Everything,
-        1 => Inline::UpTo(0),
+    // Content in the index makes sled use its segments again soon.
+    let inline = match dice.roll(8) {
+        _ if life.small => Inline::default(),
+        0..4 => Inline::Everything,
+        4 => Inline::UpTo(0),
         _ => Inline::default(),
     };
     let store = check::options().inline(inline).open(data(root)).unwrap();
@@ -191,11 +202,12 @@ impl Actor {
     }
 
     fn run(mut self) {
-        let weights: usize = OPERATIONS.iter().map(|(weight, _)| weight).sum();
+        let operations = if self.life.small { &OPERATIONS[..1] } else { OPERATIONS };
+        let weights: usize = operations.iter().map(|(weight, _)| weight).sum();
         let mut done = 0;
         while done < self.life.operations {
             let mut rolled = self.dice.roll(weights);
-            let operation = OPERATIONS
+            let operation = operations
                 .iter()
                 .find(|(weight, _)| {
                     let here = rolled < *weight;
