@@ -8,7 +8,7 @@ use super::dice::{Dice, setting};
 use super::image::Image;
 use super::ledger::Ledger;
 use super::record::{Event, events};
-use super::shim::{self, Place};
+use super::shim::{self, Kill, Place};
 use super::workload::{self, Life};
 
 #[derive(Default)]
@@ -32,9 +32,9 @@ fn record(place: &Place, seed: u64, lives: usize, operations: usize) -> usize {
         let life = Life { seed, number: number as u64, threads, operations, small: false };
         // The first changes are those of a creation or an opening; the rest is work.
         let kill = match dice.roll(4) {
-            0 => None,
-            1 => Some((1 + dice.roll(60), dice.roll(3))),
-            _ => Some((1 + dice.roll(operations * threads * 12), dice.roll(3))),
+            0 => Kill::Not,
+            1 => Kill::AtChange(1 + dice.roll(60), dice.roll(3)),
+            _ => Kill::AtChange(1 + dice.roll(operations * threads * 12), dice.roll(3)),
         };
         kills += usize::from(place.live(&life, true, kill));
         let log = fs::read(place.log()).unwrap();
@@ -176,7 +176,7 @@ fn a_power_cut_at_any_moment_of_a_creation_leaves_none_or_all_of_it() {
     let mut figures = Figures::default();
     let place = Place::new();
     let life = Life { seed: 1, number: 0, threads: 1, operations: 6, small: true };
-    assert!(!place.live(&life, true, None));
+    assert!(!place.live(&life, true, Kill::Not));
     let log = fs::read(place.log()).unwrap();
     let events = events(&log);
     let moments = (0..events.len()).flat_map(|at| [at; 3]).collect();

@@ -16,6 +16,7 @@ mod check;
 mod cuts;
 mod dice;
 mod image;
+mod kills;
 mod ledger;
 mod record;
 mod shim;

@@ -14,6 +14,7 @@
  *               they begin with '!' (see `command`); reading it answers how often calls failed
  *   SHIM_BOOT   what is read instead of /proc/sys/kernel/random/boot_id
  *   SHIM_KILL   N:PHASE, the process dies at the N-th change; PHASE 0 before it, 1 after it, 2 in the middle of a write
+ *   SHIM_KILL_AFTER  microseconds after which the process dies, whatever it is at
  *   SHIM_DEADLINE  seconds until the process ends with SIGALRM; 120 if nothing is said
  *   SHIM_UNDO   if set, a sync that was made to fail has lost what it should have written: the bytes are back to what they
  *               were when the process asks for cached pages to be dropped (posix_fadvise)
@@ -38,6 +39,7 @@
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { LIFE = 1, OPEN, WRITE, TRUNCATE, RENAME, UNLINK, RMDIR, MKDIR, LINK, SYNC, MARK, ALLOCATE, FOREIGN, FAILED_SYNC };
@@ -103,6 +105,12 @@ __attribute__((constructor)) static void start(void) {
     if ((value = getenv("SHIM_BOOT"))) snprintf(boot, sizeof boot, "%s", value);
     if ((value = getenv("SHIM_KILL")) && sscanf(value, "%ld:%ld", &kill_at, &kill_phase) != 2) die("SHIM_KILL");
     undo_wanted = getenv("SHIM_UNDO") != NULL;
+    if ((value = getenv("SHIM_KILL_AFTER"))) {
+        struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGKILL};
+        struct itimerspec when = {.it_value = {atol(value) / 1000000, atol(value) % 1000000 * 1000}};
+        timer_t timer;
+        if (timer_create(CLOCK_MONOTONIC, &event, &timer) || timer_settime(timer, 0, &when, NULL)) die("no timer");
+    }
     /* A process that hangs ends with a signal of its own. */
     alarm((value = getenv("SHIM_DEADLINE")) ? atoi(value) : 120);
     if ((value = getenv("SHIM_LOG"))) {

@@ -34,6 +34,17 @@ pub(crate) fn folder() -> tempfile::TempDir {
     }
 }
 
+/// How a life ends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Kill {
+    /// By itself.
+    Not,
+    /// At its n-th change of the folder: before it (0), after it (1), or in the middle of a write (2).
+    AtChange(usize, usize),
+    /// After so many microseconds, whatever it is at.
+    After(usize),
+}
+
 /// A place for a store with its account, its log and another boot of the machine.
 pub(crate) struct Place {
     folder: tempfile::TempDir,
@@ -76,17 +87,25 @@ impl Place {
     }
 
     /// One life, which ends by itself or is killed; anything else is a failure.
-    pub(crate) fn live(&self, life: &Life, recorded: bool, kill: Option<(usize, usize)>) -> bool {
+    pub(crate) fn live(&self, life: &Life, recorded: bool, kill: Kill) -> bool {
         let mut child = self.child(&format!("live {}", life.to_text()));
         if recorded {
             child.env("SHIM_LOG", self.log());
         }
-        if let Some((at, phase)) = kill {
-            child.env("SHIM_KILL", format!("{at}:{phase}"));
+        match kill {
+            Kill::Not => {}
+            Kill::AtChange(at, phase) => drop(child.env("SHIM_KILL", format!("{at}:{phase}"))),
+            Kill::After(microseconds) => drop(child.env("SHIM_KILL_AFTER", microseconds.to_string())),
         }
         let output = child.output().unwrap();
         let killed = was_killed(output.status);
         assert!(killed || output.status.success(), "{life:?} {kill:?}: {}", told(&output));
+        // A line that a kill has torn was not said: what it begins was not begun.
+        let marks = std::fs::read(self.marks()).unwrap_or_default();
+        let said = marks.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        if said < marks.len() {
+            std::fs::write(self.marks(), &marks[..said]).unwrap();
+        }
         killed
     }
 }
