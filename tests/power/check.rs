@@ -198,32 +198,35 @@ fn finish(store: &Sled, key: &str, progress: Progress) -> Result<String, String>
     }
 }
 
-/// Pushes a blob in the index, one in a file, and a manifest over both with a tag.
+/// Pushes a blob in the index, one in a file, and a manifest over both with a tag; says so to the ledger.
 pub(crate) fn push_image(store: &Sled, ledger: &mut Ledger, number: u64) -> Result<()> {
     let repository: RepositoryName = "after".parse()?;
-    let mut layers = Vec::new();
-    ledger.take(&format!("B {number}"));
-    for size in [300, 70_000] {
-        let content = noise(number, size);
-        let digest = Algorithm::Sha256.digest(&content);
-        let mut upload = store.start_upload(&repository, &UploadOptions::new())?;
-        upload.write_all(&content).map_err(|source| Error::Io { doing: "writing".to_owned(), source })?;
-        upload.commit(&digest)?;
-        layers.push((digest, size));
-    }
+    let contents = [noise(number, 300), noise(number, 70_000)];
+    let layers: Vec<(Digest, usize)> =
+        contents.iter().map(|content| (Algorithm::Sha256.digest(content), content.len())).collect();
     let manifest = image(&layers, 0);
-    let tags = ["after".parse()?];
-    store.put_manifest(&repository, &manifest, &PutManifest::new().tags(&tags))?;
-    ledger.take(&format!("A {number}"));
-    let number = number + 1;
-    let layers: Vec<String> =
-        layers.iter().map(|(digest, _)| format!("{}=1", key("b", &repository, digest))).collect();
     let digest = manifest.digest();
-    let tag = key("t", &repository, "after");
-    let manifest = key("m", &repository, digest);
-    ledger.take(&format!("B {number} {} {manifest}=1 {tag}={digest}", layers.join(" ")));
-    ledger.take(&format!("A {number}"));
-    Ok(())
+    let mut effects: Vec<String> =
+        layers.iter().map(|(digest, _)| format!("{}=1", key("b", &repository, digest))).collect();
+    effects.push(format!("{}=1 {}={digest}", key("m", &repository, digest), key("t", &repository, "after")));
+    // These are several operations: each of them may be there without the others.
+    for (n, effect) in (0..).zip(&effects) {
+        ledger.take(&format!("B {} {effect}", number + n));
+    }
+    let mut push = || {
+        for (content, (digest, _)) in contents.iter().zip(&layers) {
+            let mut upload = store.start_upload(&repository, &UploadOptions::new())?;
+            upload.write_all(content).map_err(|source| Error::Io { doing: "writing".to_owned(), source })?;
+            upload.commit(digest)?;
+        }
+        let tags = ["after".parse()?];
+        store.put_manifest(&repository, &manifest, &PutManifest::new().tags(&tags))
+    };
+    let pushed = push();
+    for n in 0..effects.len() as u64 {
+        ledger.take(&format!("{} {}", if pushed.is_ok() { 'A' } else { 'F' }, number + n));
+    }
+    pushed
 }
 
 /// A manifest over these layers, filled up to a size.

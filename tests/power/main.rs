@@ -15,6 +15,7 @@
 mod check;
 mod cuts;
 mod dice;
+mod faults;
 mod image;
 mod kills;
 mod ledger;
@@ -30,6 +31,7 @@ fn child() {
     let (root, marks) = (path("POWER_ROOT"), path("POWER_MARKS"));
     match task.split_once(' ').unwrap() {
         ("live", life) => workload::live(&root, &marks, &workload::Life::of_text(life)),
+        ("faults", spec) => faults::child(&root, &marks, spec),
         (other, _) => panic!("no such task: {other}"),
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 
 use sledge::oci::{Algorithm, Digest, RepositoryName, Tag};
@@ -50,15 +50,25 @@ impl Life {
 }
 
 /// Where the account goes. The shim sees each line in order with the calls.
-pub(crate) struct Marks(File);
+pub(crate) struct Marks {
+    file: File,
+    ledger: Mutex<Ledger>,
+}
 
 impl Marks {
     pub(crate) fn open(path: &Path) -> Self {
-        Self(OpenOptions::new().create(true).append(true).read(true).open(path).unwrap())
+        let file = OpenOptions::new().create(true).append(true).read(true).open(path).unwrap();
+        Self { file, ledger: Mutex::default() }
+    }
+
+    /// What was said so far by this process.
+    pub(crate) fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap()
     }
 
     pub(crate) fn say(&self, line: &str) {
-        let written = (&self.0).write(format!("{line}\n").as_bytes()).unwrap();
+        let written = (&self.file).write(format!("{line}\n").as_bytes()).unwrap();
+        self.ledger().take(line);
         assert_eq!(written, line.len() + 1, "a line is one event");
     }
 
@@ -66,7 +76,7 @@ impl Marks {
     pub(crate) fn ask(&self) -> (u64, u64, i64) {
         use std::io::Read as _;
         let mut answer = [0; 100];
-        let length = (&self.0).read(&mut answer).unwrap();
+        let length = (&self.file).read(&mut answer).unwrap();
         let text = std::str::from_utf8(&answer[..length]).unwrap();
         let words: Vec<i64> = text.split_whitespace().map(|word| word.parse().unwrap()).collect();
         (words[0].cast_unsigned(), words[1].cast_unsigned(), words[2])
@@ -108,23 +118,7 @@ pub(crate) fn live(root: &Path, marks: &Path, life: &Life) {
 
     let actors: Vec<Actor> = (0..life.threads)
         .map(|thread| {
-            let number = first + 1 + thread as u64 * 100_000;
-            let dice = Dice::new(life.seed * 1_000_000 + life.number * 1000 + thread as u64 + 1);
-            let repositories: Vec<RepositoryName> =
-                (0..2).map(|n| format!("r{thread}/{n}").parse().unwrap()).collect();
-            let mut actor = Actor {
-                store: store.clone(),
-                marks: Arc::clone(&marks),
-                dice,
-                number,
-                life: life.clone(),
-                threads: life.threads,
-                repositories,
-                blobs: Vec::new(),
-                manifests: Vec::new(),
-                tags: BTreeMap::new(),
-                sessions: Vec::new(),
-            };
+            let mut actor = Actor::new(&store, &marks, life, thread);
             actor.remember(&ledger_now, &found);
             actor
         })
@@ -159,7 +153,7 @@ const OPERATIONS: &[(usize, Operation)] = &[
 ];
 
 /// One thread of a life, with repositories of its own; content it shares with the others.
-struct Actor {
+pub(crate) struct Actor {
     store: Sled,
     marks: Arc<Marks>,
     dice: Dice,
@@ -174,6 +168,22 @@ struct Actor {
 }
 
 impl Actor {
+    pub(crate) fn new(store: &Sled, marks: &Arc<Marks>, life: &Life, thread: usize) -> Self {
+        Self {
+            store: store.clone(),
+            marks: Arc::clone(marks),
+            dice: Dice::new(life.seed * 1_000_000 + life.number * 1000 + thread as u64 + 1),
+            number: life.number * 1_000_000 + 1 + thread as u64 * 100_000,
+            life: life.clone(),
+            threads: life.threads,
+            repositories: (0..2).map(|n| format!("r{thread}/{n}").parse().unwrap()).collect(),
+            blobs: Vec::new(),
+            manifests: Vec::new(),
+            tags: BTreeMap::new(),
+            sessions: Vec::new(),
+        }
+    }
+
     fn remember(&mut self, ledger: &Ledger, found: &BTreeMap<String, String>) {
         for (key, value) in found {
             let parts: Vec<&str> = key.split('|').collect();
@@ -201,7 +211,7 @@ impl Actor {
         }
     }
 
-    fn run(mut self) {
+    pub(crate) fn run(mut self) {
         let operations = if self.life.small { &OPERATIONS[..1] } else { OPERATIONS };
         let weights: usize = operations.iter().map(|(weight, _)| weight).sum();
         let mut done = 0;

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::ops::Bound;
+use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -16,6 +17,7 @@ use ::sled::{Batch, Config, Db, IVec};
 
 use super::folder::sync_folder;
 use super::schema::{self, Record, Tree, damaged};
+use super::waker::Waker;
 use crate::error::{Error, Result};
 
 /// sled reuses a freed segment on the word of a sync that is none; what one window writes must stay far below one (D4).
@@ -23,8 +25,9 @@ const SEGMENT_SIZE: usize = 4 << 20;
 
 /// An open database.
 pub(super) struct Index {
-    db: Db,
-    trees: BTreeMap<Tree, ::sled::Tree>,
+    /// Before the handles: its thread has one too, and the file is free only when the last is gone.
+    waker: Waker,
+    handles: Handles,
     /// Opened before the first write, held, and never written through: what `sync_data` is called on (D2).
     file: File,
     /// Bytes of keys and values that entered since the last data sync, and the most that ever did.
@@ -54,15 +57,19 @@ impl Index {
             .segment_size(SEGMENT_SIZE)
             .flush_every_ms(None)
             .print_profile_on_drop(false);
-        let db = open_released(&config).map_err(|error| index_error("opening the index", error))?;
+        let opened = panic::catch_unwind(AssertUnwindSafe(|| open_released(&config)));
+        let db = opened
+            .map_err(|_| failed(io::Error::other("sled gave up, its reason is on stderr")))?
+            .map_err(|error| index_error("opening the index", error))?;
+        let mut handles = Handles { db: Some(db), trees: BTreeMap::new() };
         let file = File::open(&file).map_err(failed)?;
-        let mut trees = BTreeMap::new();
+        let waker = Waker::start(handles.db()?).map_err(failed)?;
         for tree in Tree::ALL {
-            let opened =
-                db.open_tree(tree.name()).map_err(|error| index_error("opening the index", error))?;
-            trees.insert(tree, opened);
+            let opened = handles.db()?.open_tree(tree.name());
+            handles.trees.insert(tree, opened.map_err(|error| index_error("opening the index", error))?);
         }
-        let index = Self { db, trees, file, entered: AtomicUsize::new(0), most_entered: AtomicUsize::new(0) };
+        let index =
+            Self { waker, handles, file, entered: AtomicUsize::new(0), most_entered: AtomicUsize::new(0) };
         // Recovery and new trees wrote; nothing may stand on that before it is durable.
         index.sync()?;
         sync_folder(path).map_err(failed)?;
@@ -70,7 +77,7 @@ impl Index {
     }
 
     fn tree(&self, tree: Tree) -> Result<&::sled::Tree> {
-        self.trees.get(&tree).ok_or_else(|| damaged("the index", "a tree is missing"))
+        self.handles.trees.get(&tree).ok_or_else(|| damaged("the index", "a tree is missing"))
     }
 
     pub(super) fn value(&self, tree: Tree, key: &[u8]) -> Result<Option<IVec>> {
@@ -136,7 +143,8 @@ impl Index {
 
     /// Hands all changes to the system: they survive the process, and not yet the machine.
     pub(super) fn flush(&self) -> Result<()> {
-        self.db.flush().map_err(|error| index_error("flushing the index", error))?;
+        let db = self.handles.db()?;
+        self.waker.watched(|| db.flush()).map_err(|error| index_error("flushing the index", error))?;
         Ok(())
     }
 
@@ -157,11 +165,33 @@ impl Index {
     /// Closes the database after a failure, and makes the system forget pages that it may hold as clean though the disk never
     /// took them: what is opened next is what the disk has (D8).
     pub(super) fn close_after_failure(self) {
-        let Self { db, trees, file, .. } = self;
-        drop(trees);
-        drop(db);
+        let Self { waker, handles, file, .. } = self;
+        drop(waker);
+        drop(handles);
         // Advice only: where it is not taken, the pages are those that were written, and no less than the disk has.
         let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
+    }
+}
+
+/// The database and its trees.
+struct Handles {
+    /// `None` only while it is being dropped.
+    db: Option<Db>,
+    trees: BTreeMap<Tree, ::sled::Tree>,
+}
+
+impl Handles {
+    fn db(&self) -> Result<&Db> {
+        self.db.as_ref().ok_or_else(|| Error::Unavailable("its index is closed".to_owned()))
+    }
+}
+
+impl Drop for Handles {
+    /// The last handle syncs the file once more, and panics where that fails. Nobody waits for that sync: what was acknowledged
+    /// was synced before. So neither the writer nor whoever lets go of the store may be taken down by it.
+    fn drop(&mut self) {
+        let (db, trees) = (self.db.take(), std::mem::take(&mut self.trees));
+        let _ = panic::catch_unwind(AssertUnwindSafe(move || drop((trees, db))));
     }
 }
 

@@ -17,6 +17,7 @@ mod sessions;
 mod staged;
 mod store;
 mod uploads;
+mod waker;
 mod writer;
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 
@@ -19,6 +19,9 @@ const GROUP: usize = 1024;
 
 /// What the filesystem must have left for the index to take back or remove something: two of sled's segments.
 const ROOM_TO_REMOVE: u64 = 8 << 20;
+
+/// How long an index that could not be opened again is left alone where nobody writes.
+const TRY_AGAIN: Duration = Duration::from_millis(500);
 
 /// What must be true before a piece of work is answered, and done.
 #[derive(Clone, Copy, Debug, Default)]
@@ -125,6 +128,8 @@ struct State {
     retired: Vec<Retired>,
     /// Relaxed durability: when the next sync is due.
     due: Option<Instant>,
+    /// The index is closed after a failure, and could not be opened again yet.
+    closed: bool,
 }
 
 impl State {
@@ -151,6 +156,7 @@ enum Next {
     Work(Box<dyn Job>),
     Sweep,
     Sync,
+    Reopen,
     Stop,
 }
 
@@ -161,6 +167,7 @@ impl Thread {
                 Next::Work(job) => self.group(job),
                 Next::Sweep => self.or_reopen(Self::sweep),
                 Next::Sync => self.or_reopen(Self::sync),
+                Next::Reopen => self.reopen(),
                 Next::Stop => break,
             }
         }
@@ -170,6 +177,13 @@ impl Thread {
     }
 
     fn next(&self) -> Next {
+        if self.state.closed {
+            return match self.waiting.recv_timeout(TRY_AGAIN) {
+                Ok(job) => Next::Work(job),
+                Err(RecvTimeoutError::Timeout) => Next::Reopen,
+                Err(RecvTimeoutError::Disconnected) => Next::Stop,
+            };
+        }
         if !self.state.retired.is_empty() {
             return self.waiting.try_recv().map_or(Next::Sweep, Next::Work);
         }
@@ -281,11 +295,13 @@ impl Thread {
     }
 
     /// D8: after a failure nothing is written until the index has been closed, its cached pages dropped, and opened again.
-    /// While that fails, each group that comes tries it again.
+    /// While that fails, each group that comes tries it again, and where none comes the clock: a store that is only read from
+    /// needs its index too.
     fn reopen(&mut self) {
         self.state = State::default();
         let Self { core, state, .. } = self;
         // An index that does not open, or that fails again at once, answers everybody with the reason until it does.
-        let _ = core.reopen(|index| state.recover(index));
+        let opened = core.reopen(|index| state.recover(index));
+        self.state.closed = opened.is_err();
     }
 }

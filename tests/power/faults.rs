@@ -1,0 +1,147 @@
+//! Calls that fail: each operation succeeds or says what failed, nothing acknowledged goes, and when the calls work again, so
+//! does the store, in the same process.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::check;
+use super::dice::setting;
+use super::shim::{self, Place};
+use super::workload::{self, Actor, Life, Marks};
+
+/// What can be made to fail, as the shim numbers it.
+const WRITE: u32 = 1;
+const SYNC: u32 = 2;
+const OPEN: u32 = 4;
+const READ: u32 = 8;
+const RENAME: u32 = 16;
+const UNLINK: u32 = 32;
+const MAKE_FOLDER: u32 = 64;
+const TRUNCATE: u32 = 128;
+const SPACE: u32 = 256;
+const ALLOCATE: u32 = 512;
+const ALL: u32 = 1023;
+
+const EIO: i32 = 5;
+const ENOSPC: i32 = 28;
+
+/// How a call fails.
+const CLEANLY: u32 = 0;
+const SHORT: u32 = 1;
+const HALF_WAY: u32 = 2;
+
+#[derive(Clone, Copy, Debug)]
+struct Fault {
+    set: u32,
+    mode: u32,
+    errno: i32,
+    for_ever: bool,
+}
+
+/// One place after another at which a call fails, each with a store of its own.
+pub(crate) fn child(root: &Path, marks: &Path, spec: &str) {
+    let words: Vec<i64> = spec.split(' ').map(|word| word.parse().unwrap()).collect();
+    let [set, mode, errno, for_ever, tries, seed] = words[..] else { panic!("{spec}") };
+    // Without a fault: how many calls there are.
+    let fault = |at: i64| format!("!fail {set} {at} {mode} {errno} {for_ever}");
+    let (calls, _) = attempt(root, marks, &fault(i64::MAX), seed.cast_unsigned());
+    let calls = i64::try_from(calls).unwrap();
+    let step = (calls / tries.max(1)).max(1);
+    let (mut tried, mut hits) = (0, 0);
+    let mut at = 1 + seed % step;
+    while at <= calls {
+        println!("call {at} of {calls}");
+        hits += attempt(root, marks, &fault(at), seed.cast_unsigned()).1;
+        tried += 1;
+        at += step;
+    }
+    println!("FIGURES {calls} {tried} {hits}");
+}
+
+/// A store is made and worked with while a call fails. Returns how many calls there were, and how many failed.
+fn attempt(root: &Path, marks: &Path, fault: &str, seed: u64) -> (u64, u64) {
+    let folder = workload::data(root);
+    let marks = Arc::new(Marks::open(marks));
+    marks.say(fault);
+    let opened = check::options().open(&folder);
+    let store = opened.unwrap_or_else(|_| {
+        marks.say("!well");
+        let store =
+            check::options().open(&folder).unwrap_or_else(|error| panic!("{fault}: does not open: {error}"));
+        marks.say(fault);
+        store
+    });
+    let life = Life { seed, number: 0, threads: 1, operations: 24, small: false };
+    Actor::new(&store, &marks, &life, 0).run();
+    let (calls, hits, _) = marks.ask();
+    marks.say("!well");
+
+    let mut ledger = marks.ledger().clone();
+    let told = |error: String| -> String { format!("{fault}: {error}") };
+    // The first to come may be told of the failure; it makes the store open its index again.
+    let pushed =
+        (0..3_u64).map(|n| check::push_image(&store, &mut ledger, 500_000 + n * 10)).find_map(|pushed| {
+            match pushed {
+                Ok(()) => Some(Ok(())),
+                Err(error) => Some(Err(error)).filter(|_| false),
+            }
+        });
+    assert!(matches!(pushed, Some(Ok(()))), "{fault}: it does not work again");
+    check::examine(&store, &ledger, true).map_err(told).unwrap();
+    drop(store);
+    ledger.take("L");
+    let store = check::options().open(&folder).unwrap_or_else(|error| panic!("{fault}: {error}"));
+    check::examine(&store, &ledger, true).map_err(|error| told(format!("opened again: {error}"))).unwrap();
+    check::push_image(&store, &mut ledger, 600_000).unwrap();
+    drop(store);
+    fs::remove_dir_all(folder).unwrap();
+    (calls, hits)
+}
+
+fn run(name: &str, fault: Fault) {
+    let tries = setting("POWER_FAULTS", 12);
+    let place = Place::new();
+    let Fault { set, mode, errno, for_ever } = fault;
+    let seed = setting("POWER_SEED", 3);
+    let output = place
+        .child(&format!("faults {set} {mode} {errno} {} {tries} {seed}", u8::from(for_ever)))
+        .env("SHIM_DEADLINE", (60 + tries).to_string())
+        .output()
+        .unwrap();
+    let text = shim::told(&output);
+    assert!(output.status.success(), "{name}, {fault:?}: {text}");
+    let figures =
+        text.lines().find_map(|line| line.strip_prefix("FIGURES ")).expect("the child says its figures");
+    let figures: Vec<u64> = figures.split(' ').map(|word| word.parse().unwrap()).collect();
+    let panics = text.matches("panicked at").count();
+    println!(
+        "{name}: {} calls, {} stores, {} calls failed, {panics} panics in sled's threads",
+        figures[0], figures[1], figures[2]
+    );
+    assert!(figures[2] > 0, "nothing failed");
+}
+
+/// `POWER_FAULTS=1000000 cargo test --test power fault -- --nocapture` tries each call.
+#[test]
+fn a_fault_of_any_call_is_told_and_over_when_it_is_over() {
+    let once = |set, mode, errno| Fault { set, mode, errno, for_ever: false };
+    let from_there = |set, errno| Fault { set, mode: CLEANLY, errno, for_ever: true };
+    for (name, fault) in [
+        ("a write fails", once(WRITE, CLEANLY, EIO)),
+        ("a write is short", once(WRITE, SHORT, EIO)),
+        ("a write fails half-way", once(WRITE, HALF_WAY, EIO)),
+        ("a write finds the disk full", once(WRITE, HALF_WAY, ENOSPC)),
+        ("writes find the disk full", from_there(WRITE | ALLOCATE | MAKE_FOLDER, ENOSPC)),
+        ("a sync fails", once(SYNC, CLEANLY, EIO)),
+        ("syncs fail", from_there(SYNC, EIO)),
+        ("a read fails", once(READ, CLEANLY, EIO)),
+        ("reads fail", from_there(READ, EIO)),
+        ("opening fails", once(OPEN, CLEANLY, EIO)),
+        ("a change of a name fails", once(RENAME | UNLINK | MAKE_FOLDER | TRUNCATE, CLEANLY, EIO)),
+        ("free space is not told", once(SPACE, CLEANLY, EIO)),
+        ("everything fails", from_there(ALL, EIO)),
+    ] {
+        run(name, fault);
+    }
+}
