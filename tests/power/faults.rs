@@ -5,6 +5,9 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use sledge::Error;
+use sledge::store::Discover;
+
 use super::check;
 use super::dice::setting;
 use super::shim::{self, Place};
@@ -72,22 +75,20 @@ fn attempt(root: &Path, marks: &Path, fault: &str, seed: u64) -> (u64, u64) {
         marks.say(fault);
         store
     });
-    let life = Life { seed, number: 0, threads: 1, operations: 24, small: false };
+    let life = Life { seed, number: 0, threads: 1, operations: 24, small: false, faulty: false };
     Actor::new(&store, &marks, &life, 0).run();
     let (calls, hits, _) = marks.ask();
     marks.say("!well");
 
+    // Who only reads does not have to wait for somebody who writes.
+    while let Err(Error::Unavailable(_)) = store.repositories(None, 1) {
+        std::thread::yield_now();
+    }
     let mut ledger = marks.ledger().clone();
     let told = |error: String| -> String { format!("{fault}: {error}") };
-    // The first to come may be told of the failure; it makes the store open its index again.
-    let pushed =
-        (0..3_u64).map(|n| check::push_image(&store, &mut ledger, 500_000 + n * 10)).find_map(|pushed| {
-            match pushed {
-                Ok(()) => Some(Ok(())),
-                Err(error) => Some(Err(error)).filter(|_| false),
-            }
-        });
-    assert!(matches!(pushed, Some(Ok(()))), "{fault}: it does not work again");
+    // The first to come may be told of the failure.
+    let works = (0..2_u64).any(|n| check::push_image(&store, &mut ledger, 500_000 + n * 10).is_ok());
+    assert!(works, "{fault}: it does not work again");
     check::examine(&store, &ledger, true).map_err(told).unwrap();
     drop(store);
     ledger.take("L");

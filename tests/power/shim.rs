@@ -92,6 +92,9 @@ impl Place {
         if recorded {
             child.env("SHIM_LOG", self.log());
         }
+        if life.faulty {
+            child.env("SHIM_UNDO", "1");
+        }
         match kill {
             Kill::Not => {}
             Kill::AtChange(at, phase) => drop(child.env("SHIM_KILL", format!("{at}:{phase}"))),

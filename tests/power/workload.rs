@@ -26,17 +26,20 @@ pub(crate) struct Life {
     pub(crate) operations: usize,
     /// Only blobs in the index: no file and no folder is synced for them.
     pub(crate) small: bool,
+    /// Now and then a sync fails, and what it should have written is lost.
+    pub(crate) faulty: bool,
 }
 
 impl Life {
     pub(crate) fn to_text(&self) -> String {
         format!(
-            "{} {} {} {} {}",
+            "{} {} {} {} {} {}",
             self.seed,
             self.number,
             self.threads,
             self.operations,
-            usize::from(self.small)
+            usize::from(self.small),
+            usize::from(self.faulty)
         )
     }
 
@@ -45,7 +48,7 @@ impl Life {
         let mut next = || words.next().unwrap();
         let (seed, number) = (next(), next());
         let mut next = || usize::try_from(words.next().unwrap()).unwrap();
-        Self { seed, number, threads: next(), operations: next(), small: next() == 1 }
+        Self { seed, number, threads: next(), operations: next(), small: next() == 1, faulty: next() == 1 }
     }
 }
 
@@ -104,7 +107,7 @@ pub(crate) fn live(root: &Path, marks: &Path, life: &Life) {
     // The machine did not restart: what is found is what was there, and from now on it stays so.
     let mut ledger_now = ledger;
     ledger_now.take("L");
-    let found = check::examine(&store, &ledger_now, false).unwrap_or_else(|error| panic!("{error}"));
+    let found = check::examine(&store, &ledger_now, life.faulty).unwrap_or_else(|error| panic!("{error}"));
     let seen: Vec<String> = found
         .iter()
         .filter(|(key, _)| !key.starts_with("s|") && ledger_now.possible(key).len() > 1)
@@ -127,6 +130,7 @@ pub(crate) fn live(root: &Path, marks: &Path, life: &Life) {
     for actor in actors {
         actor.join().unwrap();
     }
+    marks.say("!well");
     drop(store);
 }
 
@@ -225,6 +229,10 @@ impl Actor {
                     here
                 })
                 .unwrap();
+            if self.life.faulty && self.dice.percent(15) {
+                // The first sync from here on, or one soon after it; see the table in the shim.
+                self.marks.say(&format!("!fail 2 {} 0 5 0", 1 + self.dice.roll(3)));
+            }
             done += usize::from(operation.1(&mut self).is_some());
         }
     }

@@ -228,15 +228,15 @@ impl State {
     /// Writes the session down where it stands: to survive a power cut, or only the process.
     pub(super) fn save(&mut self, shared: &Shared, session: &Session, durable: bool) -> Result<()> {
         self.spill(shared, session)?;
+        if durable {
+            self.sync_file(shared, session)?;
+        }
         let checkpoint = self.checkpoint();
         let mut terms = Terms { durable, new_file: false, adds: true };
         let (placement, tail) = match &self.bytes {
             Bytes::Held(_) => return Ok(()),
-            Bytes::File { id, file, new } => {
-                if durable {
-                    file.sync_data().map_err(Error::io(format!("syncing content {id}")))?;
-                    terms.new_file = *new;
-                }
+            Bytes::File { id, new, .. } => {
+                terms.new_file = durable && *new;
                 (Placement::File(*id), None)
             }
             Bytes::Chunks { id, tail } => (Placement::Inline(*id), Some(tail.clone())),
@@ -257,6 +257,24 @@ impl State {
         }
         self.checked_at = Instant::now();
         Ok(())
+    }
+
+    /// Makes the bytes in a file durable. What a failed sync should have written counts as written ever after, and no later sync
+    /// writes it: the session goes back to its last checkpoint, and all that came after it has to come again.
+    fn sync_file(&mut self, shared: &Shared, session: &Session) -> Result<()> {
+        let Bytes::File { id, file, .. } = &self.bytes else { return Ok(()) };
+        let id = *id;
+        let Err(error) = file.sync_data() else { return Ok(()) };
+        let last = self.durable.clone();
+        self.hasher = Hasher::restore(self.hasher.algorithm(), &last.hash_state)
+            .map_err(|error| damaged("an upload session", &error.to_string()))?;
+        self.offset = last.offset;
+        session.publish_status(self);
+        // A record of more than that must not be believed by the next process. Should this fail too, it is written at the end
+        // of the request.
+        let terms = Terms { adds: true, ..Terms::default() };
+        let _ = self.record(shared, session, Placement::File(id), &last, terms, None);
+        Err(Error::io(format!("syncing content {id}"))(error))
     }
 
     fn record(
@@ -342,17 +360,24 @@ impl State {
     }
 
     /// Makes the bytes fit to be a blob's: durable, or in the hands of who writes the record.
-    pub(super) fn finished(&mut self, session: &Session, digest: &Digest) -> Result<(Finished, Terms)> {
+    pub(super) fn finished(
+        &mut self,
+        shared: &Shared,
+        session: &Session,
+        digest: &Digest,
+    ) -> Result<(Finished, Terms)> {
+        if let Bytes::File { id, file, .. } = &self.bytes {
+            let failed = |error| Error::io(format!("cutting content {id}"))(error);
+            // A write that failed half-way may have left more than was counted.
+            if file.metadata().map_err(failed)?.len() != self.offset {
+                file.set_len(self.offset).map_err(failed)?;
+            }
+            self.sync_file(shared, session)?;
+        }
         let mut terms = Terms { durable: true, new_file: false, adds: true };
         let (placement, tail, tail_chunk) = match &mut self.bytes {
             Bytes::Held(held) => (Placement::Inline(content::new_id()), held.clone(), 0),
-            Bytes::File { id, file, new } => {
-                let failed = |error| Error::io(format!("syncing content {id}"))(error);
-                // A write that failed half-way may have left more than was counted.
-                if file.metadata().map_err(failed)?.len() != self.offset {
-                    file.set_len(self.offset).map_err(failed)?;
-                }
-                file.sync_data().map_err(failed)?;
+            Bytes::File { id, new, .. } => {
                 terms.new_file = *new;
                 (Placement::File(*id), Vec::new(), 0)
             }
