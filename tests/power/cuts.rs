@@ -206,7 +206,11 @@ fn a_power_cut_after_failed_syncs_loses_nothing_that_was_acknowledged() {
         let log = fs::read(place.log()).unwrap();
         let events = events(&log);
         failed += events.iter().filter(|event| matches!(event, Event::FailedSync { .. })).count();
+        let before = figures.failures.len();
         cut(&events, seed, moments(&events, seed, setting("POWER_STATES", 200) / 2), &mut figures);
+        if figures.failures.len() > before {
+            println!("to look again: {}", keep_log(&log, seed));
+        }
         println!(
             "power cuts after failed syncs, up to seed {seed}: {failed} syncs failed, {} operations acknowledged; {} states, {} of \
              them lost something",

@@ -5,7 +5,7 @@
 //! up to what was committed. A sync of a folder commits them all, a sync of a file those up to its own last truncation: that it
 //! keeps the file's name, as many filesystems do, nobody promises.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::path::Path;
 
@@ -94,6 +94,20 @@ fn put(content: &mut Vec<u8>, offset: u64, bytes: &[u8]) {
         content.resize(end, 0);
     }
     content[start..end].copy_from_slice(bytes);
+}
+
+/// A write, cut where blocks end.
+fn blocks(offset: u64, bytes: &[u8]) -> Vec<(u64, &[u8])> {
+    let mut cut = Vec::new();
+    let (mut at, mut rest) = (offset, bytes);
+    while !rest.is_empty() {
+        let length = usize::try_from(BLOCK - at % BLOCK).unwrap().min(rest.len());
+        let (now, later) = rest.split_at(length);
+        cut.push((at, now));
+        at += length as u64;
+        rest = later;
+    }
+    cut
 }
 
 /// How much of what a file was not yet synced of is on the disk.
@@ -196,6 +210,21 @@ impl<'a> Image<'a> {
                 self.create(path, true);
             }
             Event::Sync { file } => self.sync(self.open[&file]),
+            Event::Reverted { file, offset: at } => {
+                let node = &mut self.nodes[self.open[&file]];
+                let pending = std::mem::take(&mut node.pending);
+                for pending in pending {
+                    match pending {
+                        Pending::Write { offset, bytes, lost: true } => node.pending.extend(
+                            blocks(offset, bytes)
+                                .into_iter()
+                                .filter(|(offset, _)| offset / BLOCK != at / BLOCK)
+                                .map(|(offset, bytes)| Pending::Write { offset, bytes, lost: true }),
+                        ),
+                        other => node.pending.push(other),
+                    }
+                }
+            }
             Event::FailedSync { file } => {
                 for pending in &mut self.nodes[self.open[&file]].pending {
                     if let Pending::Write { lost, .. } = pending {
@@ -213,10 +242,30 @@ impl<'a> Image<'a> {
             apply(&mut self.committed, &change);
         }
         let node = &mut self.nodes[node];
-        for pending in node.pending.drain(..) {
+        let pending = std::mem::take(&mut node.pending);
+        // A block is written as a whole, if anything in it is: with what an earlier sync lost of it.
+        let any_lost = pending.iter().any(|pending| matches!(pending, Pending::Write { lost: true, .. }));
+        let written: HashSet<u64> = pending
+            .iter()
+            .filter(|_| any_lost)
+            .flat_map(|pending| match *pending {
+                Pending::Write { offset, bytes, lost: false } => blocks(offset, bytes),
+                _ => Vec::new(),
+            })
+            .map(|(offset, _)| offset / BLOCK)
+            .collect();
+        for pending in pending {
             match pending {
-                Pending::Write { lost: true, .. } => {}
-                Pending::Write { offset, bytes, .. } => put(&mut node.base, offset, bytes),
+                Pending::Write { offset, bytes, lost: false } => put(&mut node.base, offset, bytes),
+                Pending::Write { offset, bytes, lost: true } => {
+                    for (offset, bytes) in blocks(offset, bytes) {
+                        if written.contains(&(offset / BLOCK)) {
+                            put(&mut node.base, offset, bytes);
+                        } else {
+                            node.pending.push(Pending::Write { offset, bytes, lost: true });
+                        }
+                    }
+                }
                 Pending::Length { length, .. } => node.base.resize(usize::try_from(length).unwrap(), 0),
             }
         }
@@ -312,10 +361,7 @@ impl Node<'_> {
                     }
                 }
                 Pending::Write { offset, bytes, .. } => {
-                    let end = offset + bytes.len() as u64;
-                    let mut at = offset;
-                    while at < end {
-                        let next = ((at / BLOCK + 1) * BLOCK).min(end);
+                    for (at, bytes) in self::blocks(offset, bytes) {
                         let keep = match taste {
                             Taste::All => true,
                             Taste::None => false,
@@ -326,11 +372,8 @@ impl Node<'_> {
                         blocks += 1;
                         if keep {
                             kept += 1;
-                            let from = usize::try_from(at - offset).unwrap();
-                            let to = usize::try_from(next - offset).unwrap();
-                            put(&mut content, at, &bytes[from..to]);
+                            put(&mut content, at, bytes);
                         }
-                        at = next;
                     }
                     number += 1;
                 }

@@ -121,8 +121,8 @@ impl Ledger {
     }
 
     /// What an operation without an answer would have changed: all of it or nothing.
-    pub(crate) fn unanswered(&self) -> impl Iterator<Item = &Vec<(String, String)>> {
-        self.open.values().filter(|effects| effects.len() > 1)
+    fn unanswered(&self) -> impl Iterator<Item = (u64, &Vec<(String, String)>)> {
+        self.open.iter().map(|(operation, effects)| (*operation, effects))
     }
 
     /// What would contradict the ledger.
@@ -134,7 +134,7 @@ impl Ledger {
                 return Err(format!("{key} is {value}, and may be {possible:?}"));
             }
         }
-        for effects in self.unanswered() {
+        for (operation, effects) in self.unanswered() {
             let told: Vec<bool> = effects
                 .iter()
                 .filter(|(key, value)| {
@@ -143,12 +143,17 @@ impl Ledger {
                 })
                 // Only where no other operation could have done it.
                 .filter(|(key, value)| {
-                    self.keys[key].iter().filter(|change| change.value == *value).count() == 1
+                    self.keys[key]
+                        .iter()
+                        .filter(|change| change.value == *value)
+                        .all(|change| change.operation == operation)
                 })
                 .filter_map(|(key, value)| found.get(key).map(|found| found == value))
                 .collect();
             if told.contains(&true) && told.contains(&false) {
-                return Err(format!("a part of what belongs together: {effects:?}, {found:?}"));
+                let found: Vec<_> =
+                    effects.iter().map(|(key, value)| (key, value, &found[key], &self.keys[key])).collect();
+                return Err(format!("a part of what belongs together: {found:#?}"));
             }
         }
         Ok(())

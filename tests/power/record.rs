@@ -46,6 +46,11 @@ pub(crate) enum Event<'a> {
     FailedSync {
         file: u64,
     },
+    /// A block that was lost is read from the disk again.
+    Reverted {
+        file: u64,
+        offset: u64,
+    },
     /// What the workload says of itself.
     Mark {
         text: &'a str,
@@ -88,6 +93,7 @@ pub(crate) fn events(log: &[u8]) -> Vec<Event<'_>> {
             11 => Event::Mark { text: std::str::from_utf8(bytes).unwrap() },
             12 => Event::Allocate { file, end: a + b },
             14 => Event::FailedSync { file },
+            15 => Event::Reverted { file, offset: a },
             _ => panic!("a call that the model does not know: {path} {kind}"),
         });
     }

@@ -42,7 +42,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { LIFE = 1, OPEN, WRITE, TRUNCATE, RENAME, UNLINK, RMDIR, MKDIR, LINK, SYNC, MARK, ALLOCATE, FOREIGN, FAILED_SYNC };
+enum { LIFE = 1, OPEN, WRITE, TRUNCATE, RENAME, UNLINK, RMDIR, MKDIR, LINK, SYNC, MARK, ALLOCATE, FOREIGN, FAILED_SYNC, REVERT };
 
 /* What can be made to fail; a fault names a set of these. faults.rs has the same table. */
 enum {
@@ -59,7 +59,9 @@ struct head {
 };
 
 #define FDS 4096
-struct undo { struct undo *next; off_t offset; size_t length; off_t size; char bytes[]; };
+#define PAGE 4096
+/* A page that differs from the disk: dirty, or lost by a sync that failed, and what the disk has of it. */
+struct page { struct page *next; off_t number; int dirty, lost; char disk[PAGE]; };
 struct open_file { uint64_t id; dev_t device; ino_t inode; int marks; };
 
 static pthread_mutex_t turn = PTHREAD_MUTEX_INITIALIZER;
@@ -78,9 +80,9 @@ static long fail_at, fail_count, fail_hits;
 static long long budget = -1;
 static int budget_lies;
 
-/* What was written to each file since its last sync, newest first, and whether a failed sync lost it. */
+/* The pages of each file that differ from the disk. */
 #define UNDO_FILES 512
-static struct { dev_t device; ino_t inode; struct undo *list; int lost; } undo_files[UNDO_FILES];
+static struct { dev_t device; ino_t inode; struct page *pages; } undo_files[UNDO_FILES];
 
 static void die(const char *why) {
     dprintf(2, "shim: %s\n", why);
@@ -203,49 +205,70 @@ static int undo_slot(struct open_file *file, int make) {
     return empty;
 }
 
-static void undo_forget(int at) {
-    while (undo_files[at].list) {
-        struct undo *next = undo_files[at].list->next;
-        free(undo_files[at].list);
-        undo_files[at].list = next;
-    }
-    undo_files[at].inode = undo_files[at].lost = 0;
-}
-
-static void undo_remember(int fd, struct open_file *file, off_t offset, size_t length) {
-    if (!undo_wanted) return;
-    char link[64];
-    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-    int reading = syscall(SYS_openat, AT_FDCWD, link, O_RDONLY | O_CLOEXEC, 0);
-    struct undo *undo = calloc(1, sizeof *undo + length);
-    ssize_t found = reading < 0 ? -1 : syscall(SYS_pread64, reading, undo->bytes, length, offset);
-    if (reading >= 0) syscall(SYS_close, reading);
-    undo->offset = offset;
-    undo->length = found < 0 ? 0 : found;
-    undo->size = size_of(fd);
-    int at = undo_slot(file, 1);
-    undo->next = undo_files[at].list;
-    undo_files[at].list = undo;
-}
-
-/* The pages that a failed sync lost are read from the disk again: they are what they were. */
-static void undo_lost(int fd, struct open_file *file) {
-    int at = undo_slot(file, 0);
-    if (at < 0 || !undo_files[at].lost) return;
-    char link[64];
-    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-    int writing = syscall(SYS_openat, AT_FDCWD, link, O_WRONLY | O_CLOEXEC, 0);
-    if (writing < 0) die("what was lost cannot be undone");
-    for (struct undo *undo = undo_files[at].list; undo; undo = undo->next) {
-        syscall(SYS_pwrite64, writing, undo->bytes, undo->length, undo->offset);
-        emit(WRITE, file->id, undo->offset, 0, NULL, NULL, undo->bytes, undo->length);
-        if (size_of(writing) != undo->size) {
-            syscall(SYS_ftruncate, writing, undo->size);
-            emit(TRUNCATE, file->id, undo->size, 0, NULL, NULL, NULL, 0);
+/* To be called before a write. */
+static void undo_dirty(int fd, struct open_file *file, off_t offset, off_t length) {
+    if (!undo_wanted || length <= 0) return;
+    int at = undo_slot(file, 1), reading = -1;
+    for (off_t number = offset / PAGE; number <= (offset + length - 1) / PAGE; number++) {
+        struct page *page = undo_files[at].pages;
+        while (page && page->number != number) page = page->next;
+        if (!page) {
+            if (reading < 0) {
+                char link[64];
+                snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+                reading = syscall(SYS_openat, AT_FDCWD, link, O_RDONLY | O_CLOEXEC, 0);
+            }
+            page = calloc(1, sizeof *page);
+            page->number = number;
+            if (syscall(SYS_pread64, reading, page->disk, PAGE, number * PAGE) < 0) die("a page cannot be read");
+            page->next = undo_files[at].pages;
+            undo_files[at].pages = page;
         }
+        page->dirty = 1;
     }
-    syscall(SYS_close, writing);
-    undo_forget(at);
+    if (reading >= 0) syscall(SYS_close, reading);
+}
+
+/* A sync that succeeded has written what is dirty, and that alone; one that failed has lost it, and it is dirty no more. */
+static void undo_synced(struct open_file *file, int succeeded) {
+    int at = undo_wanted ? undo_slot(file, 0) : -1;
+    if (at < 0) return;
+    for (struct page **link = &undo_files[at].pages; *link;) {
+        struct page *page = *link;
+        if (page->dirty && succeeded) {
+            *link = page->next;
+            free(page);
+            continue;
+        }
+        page->lost |= page->dirty;
+        page->dirty = 0;
+        link = &page->next;
+    }
+    if (!undo_files[at].pages) undo_files[at].inode = 0;
+}
+
+/* The pages that a failed sync lost are read from the disk again: they are what they were. Dirty ones stay. */
+static void undo_lost(int fd, struct open_file *file) {
+    int at = undo_wanted ? undo_slot(file, 0) : -1, writing = -1;
+    if (at < 0) return;
+    for (struct page **link = &undo_files[at].pages; *link;) {
+        struct page *page = *link;
+        if (page->dirty || !page->lost) {
+            link = &page->next;
+            continue;
+        }
+        if (writing < 0) {
+            char path[64];
+            snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+            writing = syscall(SYS_openat, AT_FDCWD, path, O_WRONLY | O_CLOEXEC, 0);
+        }
+        off_t start = page->number * PAGE, left = size_of(fd) - start;
+        if (left > 0) syscall(SYS_pwrite64, writing, page->disk, left < PAGE ? left : PAGE, start);
+        emit(REVERT, file->id, start, 0, NULL, NULL, NULL, 0);
+        *link = page->next;
+        free(page);
+    }
+    if (writing >= 0) syscall(SYS_close, writing);
 }
 
 /* Commands: "!fail SET AT MODE ERRNO FOR_EVER", "!well", "!budget BYTES LIES", "!plenty". */
@@ -409,7 +432,7 @@ static ssize_t write_in(int fd, const void *bytes, size_t length, off_t offset) 
         }
         if ((long long)length > inside) budget -= length - inside;
     }
-    undo_remember(fd, file, at, length);
+    undo_dirty(fd, file, at, length);
     ssize_t written = offset < 0 ? syscall(SYS_write, fd, bytes, length) : syscall(SYS_pwrite64, fd, bytes, length, offset);
     int error = errno;
     if (written > 0) emit(WRITE, file->id, at, 0, NULL, NULL, bytes, written);
@@ -489,8 +512,7 @@ static int truncate_in(int fd, off_t length) {
     }
     about_to_change();
     off_t size = size_of(fd);
-    if (size > length) undo_remember(fd, file, length, size - length);
-    else undo_remember(fd, file, length, 0);
+    if (size > length) undo_dirty(fd, file, length, size - length);
     int result = syscall(SYS_ftruncate, fd, length), error = errno;
     if (!result) emit(TRUNCATE, file->id, length, 0, NULL, NULL, NULL, 0);
     if (!result && budget >= 0 && size > length) budget += size - length;
@@ -509,12 +531,11 @@ static int sync_in(int fd, int call, int data_only) {
         unlock();
         return syscall(call, fd);
     }
-    int at = undo_wanted ? undo_slot(file, 0) : -1;
     if (faulty(C_SYNC)) {
         int error = errno;
         /* What it should have written is clean in memory and not on the disk: no later sync writes it. */
         emit(FAILED_SYNC, file->id, 0, 0, NULL, NULL, NULL, 0);
-        if (at >= 0) undo_files[at].lost = 1;
+        undo_synced(file, 0);
         unlock();
         errno = error;
         return -1;
@@ -522,7 +543,7 @@ static int sync_in(int fd, int call, int data_only) {
     about_to_change();
     int result = log_fd < 0 ? syscall(call, fd) : 0, error = errno;
     if (!result) emit(SYNC, file->id, data_only, 0, NULL, NULL, NULL, 0);
-    if (!result && at >= 0 && !undo_files[at].lost) undo_forget(at);
+    if (!result) undo_synced(file, 1);
     changed();
     unlock();
     errno = error;
