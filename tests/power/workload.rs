@@ -245,6 +245,7 @@ impl Actor {
     ) -> Option<T> {
         let number = self.number;
         self.number += 1;
+        let keys: Vec<String> = effects.iter().map(|(key, _)| key.clone()).collect();
         let effects: Vec<String> = effects.iter().map(|(key, value)| format!("{key}={value}")).collect();
         self.marks.say(&format!("B {number} {}", effects.join(" ")));
         match act(&self.store) {
@@ -258,8 +259,40 @@ impl Actor {
             }
             Err(error) => {
                 self.marks.say(&format!("F {number} {error}"));
+                keys.iter().for_each(|key| self.look_again(key));
                 None
             }
+        }
+    }
+
+    /// Takes note of what became of something that failed: later operations say what they change by what there is.
+    fn look_again(&mut self, key: &str) {
+        // While the index is being opened again, nobody can tell.
+        let Some(found) = (0..1000).find_map(|_| {
+            thread::yield_now();
+            check::look(&self.store, key).ok()
+        }) else {
+            return;
+        };
+        let parts: Vec<&str> = key.split('|').collect();
+        let repository: RepositoryName = parts[1].parse().unwrap();
+        match parts[0] {
+            "b" => {
+                let digest = parts[2].parse().unwrap();
+                self.blobs.retain(|(at, what, _)| (at, what) != (&repository, &digest));
+                self.blobs.extend((found != NOTHING).then_some((repository, digest, 1)));
+            }
+            "m" => {
+                let digest = parts[2].parse().unwrap();
+                self.manifests.retain(|entry| *entry != (repository.clone(), digest));
+                self.manifests.extend((found != NOTHING).then_some((repository, digest)));
+            }
+            "t" => {
+                let at = (repository, parts[2].parse().unwrap());
+                self.tags.remove(&at);
+                self.tags.extend(found.parse().ok().map(|digest| (at, digest)));
+            }
+            _ => {}
         }
     }
 

@@ -42,8 +42,19 @@ impl Index {
         index.sync()
     }
 
-    /// Opens the database, and clears away first what would keep it from opening or make it lie (D6).
+    /// Opens the database, and clears away first what would keep it from opening or make it lie (D6). An opening that fails
+    /// may have failed to sync: the next one must not believe the pages that this one left (D8).
     pub(super) fn open(path: &Path, cache_capacity: u64) -> Result<Self> {
+        let opened = Self::try_open(path, cache_capacity);
+        if opened.is_err()
+            && let Ok(file) = File::open(path.join("db"))
+        {
+            forget_pages(&file);
+        }
+        opened
+    }
+
+    fn try_open(path: &Path, cache_capacity: u64) -> Result<Self> {
         let failed = |error: io::Error| Error::io(format!("opening the index {}", path.display()))(error);
         remove_torn_snapshots(path).map_err(failed)?;
         let file = path.join("db");
@@ -168,9 +179,14 @@ impl Index {
         let Self { waker, handles, file, .. } = self;
         drop(waker);
         drop(handles);
-        // Advice only: where it is not taken, the pages are those that were written, and no less than the disk has.
-        let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
+        forget_pages(&file);
     }
+}
+
+/// Has the system read from the disk what is read next.
+fn forget_pages(file: &File) {
+    // Advice only: where it is not taken, the pages are those that were written, and no less than the disk has.
+    let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
 }
 
 /// The database and its trees.
