@@ -198,6 +198,19 @@ fn finish(store: &Sled, key: &str, progress: Progress) -> Result<String, String>
     }
 }
 
+/// Pushes a blob. What fails is told in the store's own words.
+pub(crate) fn push(store: &Sled, repository: &RepositoryName, content: &[u8], digest: &Digest) -> Result<()> {
+    let mut upload = store.start_upload(repository, &UploadOptions::new())?;
+    upload.write_all(content).map_err(|source| {
+        let doing = "writing".to_owned();
+        match source.downcast::<Error>() {
+            Ok(error) => error,
+            Err(source) => Error::Io { doing, source },
+        }
+    })?;
+    upload.commit(digest).map(drop)
+}
+
 /// Pushes a blob in the index, one in a file, and a manifest over both with a tag; says so to the ledger.
 pub(crate) fn push_image(store: &Sled, ledger: &mut Ledger, number: u64) -> Result<()> {
     let repository: RepositoryName = "after".parse()?;

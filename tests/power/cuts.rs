@@ -132,7 +132,7 @@ fn keep_log(log: &[u8], seed: u64) -> String {
 #[test]
 fn a_power_cut_loses_nothing_that_was_acknowledged() {
     let mut figures = Figures::default();
-    let states = setting("POWER_STATES", 200);
+    let states = setting("POWER_STATES", 140);
     if let Ok(log) = std::env::var("POWER_LOG") {
         let seed = setting("POWER_SEED", 1) as u64;
         let log = fs::read(log).unwrap();
@@ -179,7 +179,7 @@ fn a_power_cut_at_any_moment_of_a_creation_leaves_none_or_all_of_it() {
     assert!(!place.live(&life, true, Kill::Not));
     let log = fs::read(place.log()).unwrap();
     let events = events(&log);
-    let moments = (0..events.len()).flat_map(|at| [at; 3]).collect();
+    let moments = (0..events.len()).flat_map(|at| [at; 2]).collect();
     cut(&events, 1, moments, &mut figures);
     println!(
         "power cuts of a creation: {} states, {} of them lost something",
@@ -207,7 +207,7 @@ fn a_power_cut_after_failed_syncs_loses_nothing_that_was_acknowledged() {
         let events = events(&log);
         failed += events.iter().filter(|event| matches!(event, Event::FailedSync { .. })).count();
         let before = figures.failures.len();
-        cut(&events, seed, moments(&events, seed, setting("POWER_STATES", 200) / 2), &mut figures);
+        cut(&events, seed, moments(&events, seed, setting("POWER_STATES", 140) / 2), &mut figures);
         if figures.failures.len() > before {
             println!("to look again: {}", keep_log(&log, seed));
         }

@@ -6,10 +6,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use sledge::Error;
-use sledge::store::Discover;
+use sledge::oci::{Algorithm, RepositoryName};
+use sledge::store::{Discover, Manage};
 
 use super::check;
-use super::dice::setting;
+use super::dice::{noise, setting};
+use super::ledger::Ledger;
 use super::shim::{self, Place};
 use super::workload::{self, Actor, Life, Marks};
 
@@ -101,7 +103,7 @@ fn attempt(root: &Path, marks: &Path, fault: &str, seed: u64) -> (u64, u64) {
 }
 
 fn run(name: &str, fault: Fault) {
-    let tries = setting("POWER_FAULTS", 12);
+    let tries = setting("POWER_FAULTS", 4);
     let place = Place::new();
     let Fault { set, mode, errno, for_ever } = fault;
     let seed = setting("POWER_SEED", 3);
@@ -144,5 +146,81 @@ fn a_fault_of_any_call_is_told_and_over_when_it_is_over() {
         ("everything fails", from_there(ALL, EIO)),
     ] {
         run(name, fault);
+    }
+}
+
+/// A disk that fills up, is emptied by deleting, filled by others to the last byte, and has room again; in one process. Where
+/// `lies` is set, the system says that there is room until a write fails: then sled itself meets the full disk.
+pub(crate) fn full(root: &Path, marks: &Path, lies: bool) {
+    let folder = workload::data(root);
+    let marks = Marks::open(marks);
+    let options = || check::options().reserve(12 << 20);
+    let repository: RepositoryName = "full".parse().unwrap();
+    let mut store = options().open(&folder).unwrap();
+    let mut ledger = Ledger::default();
+    marks.say(&format!("!budget {} {}", 40 << 20, u8::from(lies)));
+
+    let mut pushed = Vec::new();
+    let mut refused = 0;
+    for number in 0.. {
+        let content = noise(number, if number % 2 == 0 { 9000 } else { 600_000 });
+        let digest = Algorithm::Sha256.digest(&content);
+        ledger.take(&format!("B {number} {}=1", check::key("b", &repository, digest)));
+        match check::push(&store, &repository, &content, &digest) {
+            Ok(()) => {
+                ledger.take(&format!("A {number}"));
+                pushed.push(digest);
+            }
+            Err(error) => {
+                ledger.take(&format!("F {number}"));
+                let told = matches!(error, Error::DiskFull { .. })
+                    || lies && matches!(error, Error::Unavailable(_) | Error::Io { .. });
+                assert!(told, "{error}");
+                refused += 1;
+            }
+        }
+        assert!(number < 5000, "a disk of 40 MiB is never full");
+        if refused == 8 {
+            break;
+        }
+    }
+    assert!(pushed.len() > 20);
+    // With an index that is closed, nobody reads; with room to open it, everybody.
+    if !lies {
+        check::examine(&store, &ledger, false).unwrap();
+        // Others take what pushes leave alone: a deletion finds the room that the store kept for it.
+        for (number, digest) in (10_000..).zip(pushed.drain(..4)) {
+            marks.say("!budget 0 0");
+            ledger.take(&format!("B {number} {}=-", check::key("b", &repository, digest)));
+            store.delete_blob(&repository, &digest).unwrap();
+            ledger.take(&format!("A {number}"));
+            marks.say("!plenty");
+            check::push_image(&store, &mut ledger, number * 100).unwrap();
+        }
+        drop(store);
+        marks.say("!budget 0 0");
+        store = options().open(&folder).unwrap_or_else(|error| panic!("without a byte left: {error}"));
+        check::examine(&store, &ledger, false).unwrap();
+        let digest = pushed.pop().unwrap();
+        ledger.take(&format!("B 20000 {}=-", check::key("b", &repository, digest)));
+        store.delete_blob(&repository, &digest).unwrap();
+        ledger.take("A 20000");
+    }
+    marks.say("!plenty");
+    let works = (0..2_u64).any(|n| check::push_image(&store, &mut ledger, 30_000 + n * 10).is_ok());
+    assert!(works, "space has returned, and pushes are refused");
+    check::examine(&store, &ledger, false).unwrap();
+    drop(store);
+    assert!(folder.join("reserve").exists(), "the room is kept again");
+    ledger.take("L");
+    check::examine(&options().open(&folder).unwrap(), &ledger, false).unwrap();
+    println!("FIGURES {} {refused}", pushed.len());
+}
+
+#[test]
+fn a_full_disk_refuses_pushes_keeps_everything_and_recovers_without_a_restart() {
+    for lies in ["0", "1"] {
+        let output = Place::new().child(&format!("full {lies}")).output().unwrap();
+        assert!(output.status.success(), "lies: {lies}: {}", shim::told(&output));
     }
 }

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
 
 use super::dice::Dice;
@@ -330,7 +331,12 @@ impl<'a> Image<'a> {
             if !how.is_empty() {
                 said.push_str(&format!("; {path}: {how}"));
             }
-            fs::write(into.join(path), content).unwrap();
+            let mut file = fs::File::create(into.join(path)).unwrap();
+            if content.iter().all(|byte| *byte == 0) {
+                file.set_len(content.len() as u64).unwrap();
+            } else {
+                file.write_all(&content).unwrap();
+            }
         }
         said
     }

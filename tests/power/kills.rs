@@ -12,7 +12,7 @@ const LIVES: usize = 12;
 /// it longer: `POWER_KILLS=2000 cargo test --test power kill -- --nocapture`.
 #[test]
 fn a_kill_at_any_moment_loses_nothing_that_was_acknowledged() {
-    let wanted = setting("POWER_KILLS", 30);
+    let wanted = setting("POWER_KILLS", 24);
     let first = setting("POWER_SEED", 1) as u64;
     let (mut kills, mut lives, mut acknowledged) = (0, 0, 0);
     for seed in first.. {

@@ -141,12 +141,12 @@ impl Ledger {
                     let possible = self.possible(key);
                     !key.starts_with("s|") && possible.len() == 2 && possible.contains(value.as_str())
                 })
-                // Only where no other operation could have done it.
+                // Only where no other operation could have done it, or undone it since.
                 .filter(|(key, value)| {
-                    self.keys[key]
-                        .iter()
-                        .filter(|change| change.value == *value)
-                        .all(|change| change.operation == operation)
+                    let changes = &self.keys[key];
+                    let is_this = |change: &Change| change.operation == operation;
+                    changes.last().is_some_and(is_this)
+                        && changes.iter().filter(|change| change.value == *value).all(is_this)
                 })
                 .filter_map(|(key, value)| found.get(key).map(|found| found == value))
                 .collect();

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 use super::index::Index;
+use super::reserve::{RESERVE, Reserve};
 use super::schema::FORMAT;
 use crate::error::{Error, Result};
 
@@ -16,6 +17,7 @@ pub(super) struct Folder {
     content: PathBuf,
     /// Held open for its syncs: an error that a sync has to report reaches only descriptors that were open before it.
     content_handle: File,
+    pub(super) reserve: Reserve,
     _lock: File,
 }
 
@@ -49,7 +51,8 @@ impl Folder {
         let content = path.join(CONTENT);
         let content_handle =
             File::open(&content).map_err(Error::io(format!("opening the folder {}", content.display())))?;
-        Ok(Self { path, content, content_handle, _lock: lock })
+        let reserve = Reserve::new(&path);
+        Ok(Self { path, content, content_handle, reserve, _lock: lock })
     }
 
     pub(super) fn index(&self) -> PathBuf {
@@ -63,6 +66,18 @@ impl Folder {
     /// Makes files that were made or removed in `content/` stay so (D7).
     pub(super) fn sync_content(&self) -> io::Result<()> {
         self.content_handle.sync_all()
+    }
+
+    /// Makes room for what is about to be written where the disk has none: the reserve is for that.
+    pub(super) fn make_room(&self) {
+        if self.available().is_ok_and(|available| available < RESERVE) {
+            self.reserve.give_up();
+        }
+    }
+
+    /// Keeps room again, if there is plenty; whether it is kept.
+    pub(super) fn keep_room(&self) -> bool {
+        self.available().is_ok_and(|available| self.reserve.take(available))
     }
 
     /// How many bytes the filesystem has left for us.

@@ -12,6 +12,7 @@ mod leftovers;
 mod manifests;
 mod map;
 mod options;
+mod reserve;
 mod schema;
 mod sessions;
 mod staged;

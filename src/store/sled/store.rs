@@ -66,6 +66,7 @@ impl Core {
         if let Some(index) = place.take() {
             index.close_after_failure();
         }
+        self.folder.make_room();
         let index = self.location.open()?;
         recover(&index)?;
         *place = Some(index);
@@ -85,6 +86,7 @@ impl Sled {
     pub(super) fn open_with(folder: &Path, options: Options) -> Result<Self> {
         let folder = Folder::open(folder)?;
         let location = Location { path: folder.index(), cache_capacity: options.cache_capacity };
+        folder.make_room();
         let index = location.open()?;
         let silence = options.writer_silence;
         let core = Arc::new(Core {
@@ -95,6 +97,7 @@ impl Sled {
             boot: staged::boot_id(),
         });
         let writer = Writer::start(Arc::clone(&core))?;
+        core.folder.keep_room();
         Ok(Self(Arc::new(Shared { writer, sessions: Sessions::new(silence), core })))
     }
 

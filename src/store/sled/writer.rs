@@ -43,7 +43,8 @@ pub(super) struct Writer {
 impl Writer {
     /// Finishes what the last life left half-done, then starts the thread.
     pub(super) fn start(core: Arc<Core>) -> Result<Self> {
-        let mut state = State::default();
+        // Opening may have given it up.
+        let mut state = State { gave_up: true, ..State::default() };
         core.read(|index| state.recover(index))?;
         let (jobs, waiting) = channel::bounded(GROUP);
         let thread = thread::Builder::new()
@@ -130,6 +131,8 @@ struct State {
     due: Option<Instant>,
     /// The index is closed after a failure, and could not be opened again yet.
     closed: bool,
+    /// The room that the store keeps on the disk may have been given up.
+    gave_up: bool,
 }
 
 impl State {
@@ -138,7 +141,7 @@ impl State {
     }
 
     fn recover(&mut self, index: &Index) -> Result<()> {
-        *self = Self::default();
+        *self = Self { gave_up: self.gave_up, ..Self::default() };
         let mut desk = self.desk(index);
         leftovers::recover(&mut desk)?;
         desk.sync()
@@ -253,11 +256,21 @@ impl Thread {
         }
     }
 
-    /// D8: sled must not meet a full disk. Additions stop while there is still room for removals.
-    fn check_room(&self, group: &mut [Box<dyn Job>]) {
-        let needed =
-            |job: &dyn Job| if job.terms().adds { self.core.options.reserve } else { ROOM_TO_REMOVE };
-        let available = self.core.folder.available();
+    /// D8: sled must not meet a full disk. Additions stop while there is still room for removals; for these the store gives up
+    /// the room that it keeps, and takes it again with the first addition that finds plenty.
+    fn check_room(&mut self, group: &mut [Box<dyn Job>]) {
+        let reserve = self.core.options.reserve;
+        let needed = |job: &dyn Job| if job.terms().adds { reserve } else { ROOM_TO_REMOVE };
+        let mut available = self.core.folder.available();
+        if matches!(available, Ok(available) if available < ROOM_TO_REMOVE)
+            && group.iter().any(|job| !job.terms().adds)
+        {
+            self.state.gave_up = true;
+            self.core.folder.make_room();
+            available = self.core.folder.available();
+        } else if self.state.gave_up && matches!(available, Ok(available) if available >= reserve) {
+            self.state.gave_up = !self.core.folder.keep_room();
+        }
         for job in group {
             let needed = needed(job.as_ref());
             match &available {
@@ -298,7 +311,7 @@ impl Thread {
     /// While that fails, each group that comes tries it again, and where none comes the clock: a store that is only read from
     /// needs its index too.
     fn reopen(&mut self) {
-        self.state = State::default();
+        self.state = State { gave_up: true, ..State::default() };
         let Self { core, state, .. } = self;
         // An index that does not open, or that fails again at once, answers everybody with the reason until it does.
         let opened = core.reopen(|index| state.recover(index));
