@@ -226,7 +226,7 @@ pub(crate) fn push_image(store: &Sled, ledger: &mut Ledger, number: u64) -> Resu
     for (n, effect) in (0..).zip(&effects) {
         ledger.take(&format!("B {} {effect}", number + n));
     }
-    let mut push = || {
+    let push = || {
         for (content, (digest, _)) in contents.iter().zip(&layers) {
             let mut upload = store.start_upload(&repository, &UploadOptions::new())?;
             upload.write_all(content).map_err(|source| Error::Io { doing: "writing".to_owned(), source })?;

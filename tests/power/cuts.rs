@@ -121,6 +121,18 @@ fn cut(events: &[Event<'_>], seed: u64, moments: Vec<usize>, figures: &mut Figur
     figures.reused += image.segments_reused;
 }
 
+/// What contradicts the ledger in states that a cut after all events may leave.
+pub(crate) fn at_the_end(log: &[u8], states: usize) -> Vec<String> {
+    let mut events = events(log);
+    let mut figures = Figures::default();
+    let end = events.len();
+    // States are made before an event.
+    events.push(Event::Life);
+    cut(&events, 1, vec![end; states], &mut figures);
+    assert_eq!(figures.states, states);
+    figures.failures
+}
+
 fn keep_log(log: &[u8], seed: u64) -> String {
     let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("power-cut-{seed}.log"));
     fs::write(&kept, log).unwrap();

@@ -2,12 +2,13 @@
 //! does the store, in the same process.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
 use sledge::Error;
 use sledge::oci::{Algorithm, RepositoryName};
-use sledge::store::{Discover, Manage};
+use sledge::store::{Discover, Manage, Push, UploadOptions};
 
 use super::check;
 use super::dice::{noise, setting};
@@ -223,4 +224,38 @@ fn a_full_disk_refuses_pushes_keeps_everything_and_recovers_without_a_restart() 
         let output = Place::new().child(&format!("full {lies}")).output().unwrap();
         assert!(output.status.success(), "lies: {lies}: {}", shim::told(&output));
     }
+}
+
+/// An upload whose sync fails is committed again, as a client does that is told of a failure.
+pub(crate) fn again(root: &Path, marks: &Path) {
+    let marks = Marks::open(marks);
+    let store = check::options().open(workload::data(root)).unwrap();
+    let repository: RepositoryName = "again".parse().unwrap();
+    let content = noise(1, 100_000);
+    let digest = Algorithm::Sha256.digest(&content);
+    marks.say(&format!("B 1 {}=1", check::key("b", &repository, digest)));
+    let mut upload = store.start_upload(&repository, &UploadOptions::new()).unwrap();
+    let id = upload.id();
+    upload.write_all(&content).unwrap();
+    marks.say(&format!("!fail {SYNC} 1 {CLEANLY} {EIO} 0"));
+    let error = upload.commit(&digest).unwrap_err();
+    assert!(error.to_string().starts_with("syncing content"), "{error}");
+    let mut upload = store.resume_upload(&repository, id, &UploadOptions::new()).unwrap();
+    let offset = usize::try_from(upload.offset()).unwrap();
+    upload.write_all(&content[offset..]).unwrap();
+    upload.commit(&digest).unwrap();
+    marks.say("A 1");
+}
+
+#[test]
+fn a_commit_that_is_tried_again_after_its_sync_failed_is_durable() {
+    // The second sync succeeded and wrote nothing, for the system took the lost pages for written: the blob was acknowledged, and
+    // a power cut left zeros in its place.
+    let place = Place::new();
+    let output = place.child("again -").env("SHIM_LOG", place.log()).env("SHIM_UNDO", "1").output().unwrap();
+    assert!(output.status.success(), "{}", shim::told(&output));
+    let log = fs::read(place.log()).unwrap();
+    let states = 12;
+    let failures = super::cuts::at_the_end(&log, states);
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
 }

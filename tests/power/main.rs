@@ -32,6 +32,7 @@ fn child() {
     match task.split_once(' ').unwrap() {
         ("live", life) => workload::live(&root, &marks, &workload::Life::of_text(life)),
         ("faults", spec) => faults::child(&root, &marks, spec),
+        ("again", _) => faults::again(&root, &marks),
         ("full", lies) => faults::full(&root, &marks, lies == "1"),
         (other, _) => panic!("no such task: {other}"),
     }
