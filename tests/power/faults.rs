@@ -27,7 +27,9 @@ const MAKE_FOLDER: u32 = 64;
 const TRUNCATE: u32 = 128;
 const SPACE: u32 = 256;
 const ALLOCATE: u32 = 512;
-const ALL: u32 = 1023;
+/// `sync_file_range`, which is what sled calls a sync.
+const RANGE: u32 = 1024;
+const ALL: u32 = 2047;
 
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
@@ -138,7 +140,8 @@ fn a_fault_of_any_call_is_told_and_over_when_it_is_over() {
         ("a write finds the disk full", once(WRITE, HALF_WAY, ENOSPC)),
         ("writes find the disk full", from_there(WRITE | ALLOCATE | MAKE_FOLDER, ENOSPC)),
         ("a sync fails", once(SYNC, CLEANLY, EIO)),
-        ("syncs fail", from_there(SYNC, EIO)),
+        ("a sync of sled's fails", once(RANGE, CLEANLY, EIO)),
+        ("syncs fail", from_there(SYNC | RANGE, EIO)),
         ("a read fails", once(READ, CLEANLY, EIO)),
         ("reads fail", from_there(READ, EIO)),
         ("opening fails", once(OPEN, CLEANLY, EIO)),
@@ -245,6 +248,52 @@ pub(crate) fn again(root: &Path, marks: &Path) {
     upload.write_all(&content[offset..]).unwrap();
     upload.commit(&digest).unwrap();
     marks.say("A 1");
+}
+
+/// The first sync of a small blob, which is the index's, or of a large manifest, which is its file's, fails.
+pub(crate) fn unsynced(root: &Path, marks: &Path, large: bool) {
+    let marks = Marks::open(marks);
+    let store = check::options().open(workload::data(root)).unwrap();
+    let repository: RepositoryName = "unsynced".parse().unwrap();
+    // More than a page: a page that later bytes come to as well is written with them.
+    let content = noise(1, 12_000);
+    let digest = Algorithm::Sha256.digest(&content);
+    let manifest = check::image(&[(digest, 12_000)], 100_000);
+    let put = || store.put_manifest(&repository, &manifest, &check::sparse());
+    let key = if large {
+        check::key("m", &repository, manifest.digest())
+    } else {
+        check::key("b", &repository, digest)
+    };
+    marks.say(&format!("B 1 {key}=1"));
+    marks.say(&format!("!fail {SYNC} 1 {CLEANLY} {EIO} 0"));
+    let outcome = if large { put() } else { check::push(&store, &repository, &content, &digest) };
+    // Said as it was answered, true or not: the cut tells.
+    marks.say(if outcome.is_ok() { "A 1" } else { "F 1" });
+    // What comes after it is synced.
+    let other = noise(2, 300);
+    let digest = Algorithm::Sha256.digest(&other);
+    marks.say(&format!("B 2 {}=1", check::key("b", &repository, digest)));
+    check::push(&store, &repository, &other, &digest).unwrap();
+    marks.say("A 2");
+    println!("FIGURES {}", marks.ask().1);
+}
+
+#[test]
+fn nothing_is_acknowledged_that_a_failed_sync_should_have_written() {
+    for large in ["0", "1"] {
+        let place = Place::new();
+        let output = place
+            .child(&format!("unsynced {large}"))
+            .env("SHIM_LOG", place.log())
+            .env("SHIM_UNDO", "1")
+            .output()
+            .unwrap();
+        let text = shim::told(&output);
+        assert!(output.status.success() && text.contains("FIGURES 1"), "{text}");
+        let failures = super::cuts::at_the_end(&fs::read(place.log()).unwrap(), 12);
+        assert!(failures.is_empty(), "{}", failures.join("\n"));
+    }
 }
 
 #[test]

@@ -33,6 +33,7 @@ fn child() {
         ("live", life) => workload::live(&root, &marks, &workload::Life::of_text(life)),
         ("faults", spec) => faults::child(&root, &marks, spec),
         ("again", _) => faults::again(&root, &marks),
+        ("unsynced", large) => faults::unsynced(&root, &marks, large == "1"),
         ("full", lies) => faults::full(&root, &marks, lies == "1"),
         (other, _) => panic!("no such task: {other}"),
     }

@@ -47,7 +47,7 @@ enum { LIFE = 1, OPEN, WRITE, TRUNCATE, RENAME, UNLINK, RMDIR, MKDIR, LINK, SYNC
 /* What can be made to fail; a fault names a set of these. faults.rs has the same table. */
 enum {
     C_WRITE = 1, C_SYNC = 2, C_OPEN = 4, C_READ = 8, C_RENAME = 16, C_UNLINK = 32, C_MKDIR = 64, C_TRUNCATE = 128,
-    C_SPACE = 256, C_ALLOCATE = 512,
+    C_SPACE = 256, C_ALLOCATE = 512, C_RANGE = 1024,
 };
 
 struct head {
@@ -556,7 +556,7 @@ int fdatasync(int fd) { return sync_in(fd, SYS_fdatasync, 1); }
 int sync_file_range(int fd, off64_t offset, off64_t length, unsigned flags) {
     (void)offset, (void)length, (void)flags;
     lock();
-    int failing = file_of(fd) && faulty(C_SYNC), error = errno;
+    int failing = file_of(fd) && faulty(C_RANGE), error = errno;
     unlock();
     errno = error;
     return failing ? -1 : 0;

@@ -14,7 +14,7 @@ use sledge::{Error, Result};
 use uuid::Uuid;
 
 use super::check::{self, Progress, key};
-use super::dice::{Dice, noise};
+use super::dice::{Dice, noise, setting};
 use super::ledger::{Ledger, NOTHING};
 
 /// One life: what it is told by its parent.
@@ -230,8 +230,9 @@ impl Actor {
                 })
                 .unwrap();
             if self.life.faulty && self.dice.percent(30) {
-                // The first sync from here on, or one soon after it; see the table in the shim.
-                self.marks.say(&format!("!fail 2 {} 0 5 0", 1 + self.dice.roll(2)));
+                // The first sync from here on, or the second; the shim has the numbers of what may fail.
+                let set = setting("POWER_SYNCS", 2 + 1024);
+                self.marks.say(&format!("!fail {set} {} 0 5 0", 1 + self.dice.roll(2)));
             }
             done += usize::from(operation.1(&mut self).is_some());
         }
