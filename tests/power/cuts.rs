@@ -203,7 +203,8 @@ fn a_power_cut_at_any_moment_of_a_creation_leaves_none_or_all_of_it() {
 }
 
 /// After a sync that failed, no later one writes what that one should have: the system thinks it has. So nothing may be
-/// acknowledged that stands on it, until it has been read from the disk again or written anew (D8).
+/// acknowledged that stands on it, until it has been read from the disk again or written anew (D8). `POWER_SYNCS` chooses which
+/// syncs fail; see DESIGN.md, "Not yet", for what it still finds.
 #[test]
 fn a_power_cut_after_failed_syncs_loses_nothing_that_was_acknowledged() {
     let mut figures = Figures::default();

@@ -8,7 +8,7 @@ use std::io::{self, ErrorKind};
 use std::ops::Bound;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -28,8 +28,8 @@ pub(super) struct Index {
     /// Before the handles: its thread has one too, and the file is free only when the last is gone.
     waker: Waker,
     handles: Handles,
-    /// Opened before the first write, held, and never written through: what `sync_data` is called on (D2).
-    file: File,
+    /// After the handles, for what it does when it is dropped.
+    on_disk: OnDisk,
     /// Bytes of keys and values that entered since the last data sync, and the most that ever did.
     entered: AtomicUsize,
     most_entered: AtomicUsize,
@@ -74,13 +74,14 @@ impl Index {
             .map_err(|error| index_error("opening the index", error))?;
         let mut handles = Handles { db: Some(db), trees: BTreeMap::new() };
         let file = File::open(&file).map_err(failed)?;
+        let on_disk = OnDisk { file, failed: AtomicBool::new(false) };
         let waker = Waker::start(handles.db()?).map_err(failed)?;
         for tree in Tree::ALL {
             let opened = handles.db()?.open_tree(tree.name());
             handles.trees.insert(tree, opened.map_err(|error| index_error("opening the index", error))?);
         }
         let index =
-            Self { waker, handles, file, entered: AtomicUsize::new(0), most_entered: AtomicUsize::new(0) };
+            Self { waker, handles, on_disk, entered: AtomicUsize::new(0), most_entered: AtomicUsize::new(0) };
         // Recovery and new trees wrote; nothing may stand on that before it is durable.
         index.sync()?;
         sync_folder(path).map_err(failed)?;
@@ -162,7 +163,7 @@ impl Index {
     /// Makes all changes durable (D2).
     pub(super) fn sync(&self) -> Result<()> {
         self.flush()?;
-        self.file.sync_data().map_err(Error::io("syncing the index"))?;
+        self.on_disk.sync().map_err(Error::io("syncing the index"))?;
         self.entered.store(0, Ordering::Relaxed);
         Ok(())
     }
@@ -176,10 +177,32 @@ impl Index {
     /// Closes the database after a failure, and makes the system forget pages that it may hold as clean though the disk never
     /// took them: what is opened next is what the disk has (D8).
     pub(super) fn close_after_failure(self) {
-        let Self { waker, handles, file, .. } = self;
-        drop(waker);
-        drop(handles);
-        forget_pages(&file);
+        self.on_disk.failed.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The database's file, opened before the first write, held, and never written through: what `sync_data` is called on (D2).
+struct OnDisk {
+    file: File,
+    failed: AtomicBool,
+}
+
+impl OnDisk {
+    fn sync(&self) -> io::Result<()> {
+        let synced = self.file.sync_data();
+        if synced.is_err() {
+            self.failed.store(true, Ordering::Relaxed);
+        }
+        synced
+    }
+}
+
+impl Drop for OnDisk {
+    /// Whoever lets go of an index that failed, the next one reads what the disk has (D8).
+    fn drop(&mut self) {
+        if self.failed.load(Ordering::Relaxed) {
+            forget_pages(&self.file);
+        }
     }
 }
 
