@@ -241,7 +241,8 @@ pub trait Upload: io::Write + Send {
     ///
     /// # Errors
     /// [`Error::DigestMismatch`](crate::Error::DigestMismatch), which cancels the session (C5). After any other error the
-    /// session stands where it stood, unless the store has failed in a way that leaves that unknown: then it is over.
+    /// session stands where it stood, unless the storage has failed: then it may stand at an earlier offset, or, where what
+    /// became of it is unknown, be over.
     ///
     /// # Durability
     /// When it returns, the blob survives a power cut (C4).

@@ -31,6 +31,7 @@ impl Copying {
 pub(super) struct Desk<'a> {
     index: &'a Index,
     now: Uptime,
+    reopened: u64,
     /// Bytes that entered since the last data sync.
     entered: &'a mut usize,
     retired: &'a mut Vec<Retired>,
@@ -42,12 +43,12 @@ pub(super) struct Desk<'a> {
 impl<'a> Desk<'a> {
     pub(super) const fn new(
         index: &'a Index,
-        now: Uptime,
+        (now, reopened): (Uptime, u64),
         entered: &'a mut usize,
         retired: &'a mut Vec<Retired>,
         copying: &'a mut Copying,
     ) -> Self {
-        Self { index, now, entered, retired, copying, failure: None }
+        Self { index, now, reopened, entered, retired, copying, failure: None }
     }
 
     pub(super) const fn index(&self) -> &Index {
@@ -57,6 +58,16 @@ impl<'a> Desk<'a> {
     /// The store's own time, the same for all that is done in one go.
     pub(super) const fn now(&self) -> Uptime {
         self.now
+    }
+
+    /// Refuses to build on what was written before the index was opened again, of which the end may be gone.
+    pub(super) fn check_reopened(&self, expected: u64) -> Result<()> {
+        if self.reopened == expected {
+            return Ok(());
+        }
+        Err(Error::Unavailable(
+            "its index was opened again after a failure: go on from the session's offset".to_owned(),
+        ))
     }
 
     /// Makes changes, all or none, syncing first what was made before if both together would not fit one window.

@@ -62,6 +62,10 @@ pub(super) fn make_room(shared: &Shared, more: u64) -> Result<()> {
     }
     // One at a time: the second finds the room that the first has made.
     let _evicting = shared.evicting.lock().unwrap_or_else(PoisonError::into_inner);
+    if !wait_for_files(shared)? {
+        // A snapshot holds what is removed: to let images go would not make room.
+        return core.room.check(more);
+    }
     collect(shared)?;
     let mut after: Option<Vec<u8>> = None;
     while core.room.check(wanted).is_err() {
@@ -75,7 +79,9 @@ pub(super) fn make_room(shared: &Shared, more: u64) -> Result<()> {
             // What is damaged is for `verify`; here the next one goes.
             let Ok((used_at, repository, digest)) = schema::used_of_key(key) else { continue };
             if evict(shared, used_at, &repository, &digest, pinned)? {
-                wait_for_files(shared)?;
+                if !wait_for_files(shared)? {
+                    return core.room.check(more);
+                }
                 core.room.look_at_rest(&core.folder);
             }
         }
@@ -104,7 +110,10 @@ fn collect(shared: &Shared) -> Result<()> {
             Ok(())
         })?;
     }
-    if due.is_empty() { Ok(()) } else { wait_for_files(shared) }
+    if !due.is_empty() {
+        wait_for_files(shared)?;
+    }
+    Ok(())
 }
 
 fn page(index: &Index, after: Option<&[u8]>) -> Result<Vec<Vec<u8>>> {
@@ -223,8 +232,15 @@ fn passing_over_damage(outcome: Result<()>) -> Result<()> {
     }
 }
 
-/// The room is there when the writer has removed the files, which it does when it has nothing else to do.
-fn wait_for_files(shared: &Shared) -> Result<()> {
-    while shared.writer.run(Terms::default(), |desk| Ok(desk.is_retiring_any()))? {}
-    Ok(())
+/// The room is there when the writer has removed the files, which it does when it has nothing else to do. `false` where it may not,
+/// because a snapshot is being taken.
+fn wait_for_files(shared: &Shared) -> Result<bool> {
+    loop {
+        let (waits, held) = shared
+            .writer
+            .run(Terms::default(), |desk| Ok((desk.is_retiring_any(), desk.copying().holds > 0)))?;
+        if !waits || held {
+            return Ok(!held);
+        }
+    }
 }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use uuid::Uuid;
 
 use super::index::Index;
+use super::reserve::{self, RESERVE, Reserve};
 use super::schema::FORMAT;
 use crate::error::{Error, Result};
 
@@ -22,6 +23,7 @@ pub(super) struct Folder {
     has_quarantine: AtomicBool,
     /// Whether something was removed from it since it was last synced.
     quarantine_changed: AtomicBool,
+    pub(super) reserve: Reserve,
     _lock: File,
 }
 
@@ -92,6 +94,7 @@ impl Folder {
         let quarantine = path.join(QUARANTINE);
         let has_quarantine = AtomicBool::new(quarantine.exists());
         let quarantine_changed = AtomicBool::new(false);
+        let reserve = Reserve::new(&path);
         Ok(Self {
             path,
             content,
@@ -99,6 +102,7 @@ impl Folder {
             quarantine,
             has_quarantine,
             quarantine_changed,
+            reserve,
             _lock: lock,
         })
     }
@@ -178,6 +182,18 @@ impl Folder {
         remove_file(&path)
     }
 
+    /// Makes room for what is about to be written where the disk has none: the reserve is for that.
+    pub(super) fn make_room(&self) {
+        if self.available().is_ok_and(|available| available < RESERVE) {
+            self.reserve.give_up();
+        }
+    }
+
+    /// Keeps room again, if there is plenty; whether it is kept.
+    pub(super) fn keep_room(&self) -> bool {
+        self.available().is_ok_and(|available| self.reserve.take(available))
+    }
+
     /// How many bytes the filesystem has left for us.
     pub(super) fn available(&self) -> Result<u64> {
         let stat = rustix::fs::fstatvfs(&self.content_handle)
@@ -202,7 +218,8 @@ pub(super) fn make_folder(path: &Path) -> io::Result<()> {
 /// A folder that is to become a store may hold what an unfinished creation left, and what filesystems and tools put there.
 pub(super) fn check_empty(path: &Path) -> Result<()> {
     let ours = |name: &str| {
-        [LOCK_FILE, CONTENT, INDEX, CONTROL, "lost+found"].contains(&name) || name.starts_with(UNFINISHED)
+        [LOCK_FILE, CONTENT, INDEX, CONTROL, reserve::FILE, "lost+found"].contains(&name)
+            || name.starts_with(UNFINISHED)
     };
     let entries = fs::read_dir(path).map_err(Error::io(format!("listing {}", path.display())))?;
     for entry in entries {

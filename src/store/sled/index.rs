@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::ops::Bound;
+use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use ::sled::{Batch, Config, Db, IVec};
 
 use super::folder::sync_folder;
 use super::schema::{self, Record, Tree, damaged};
+use super::waker::Waker;
 use crate::error::{Error, Result};
 
 /// sled reuses a freed segment on the word of a sync that is none; what one window writes must stay far below one (D4).
@@ -23,10 +25,11 @@ pub(super) const SEGMENT_SIZE: usize = 4 << 20;
 
 /// An open database.
 pub(super) struct Index {
-    db: Db,
-    trees: BTreeMap<Tree, ::sled::Tree>,
-    /// Opened before the first write, held, and never written through: what `sync_data` is called on (D2).
-    file: File,
+    /// Before the handles: its thread has one too, and the file is free only when the last is gone.
+    waker: Waker,
+    handles: Handles,
+    /// After the handles, for what it does when it is dropped.
+    on_disk: OnDisk,
     /// Bytes of keys and values that entered since the last data sync, and the most that ever did.
     entered: AtomicUsize,
     most_entered: AtomicUsize,
@@ -39,8 +42,19 @@ impl Index {
         index.sync()
     }
 
-    /// Opens the database, and clears away first what would keep it from opening or make it lie (D6).
+    /// Opens the database, and clears away first what would keep it from opening or make it lie (D6). An opening that fails
+    /// may have failed to sync: the next one must not believe the pages that this one left (D8).
     pub(super) fn open(path: &Path, cache_capacity: u64) -> Result<Self> {
+        let opened = Self::try_open(path, cache_capacity);
+        if opened.is_err()
+            && let Ok(file) = File::open(path.join("db"))
+        {
+            forget_pages(&file);
+        }
+        opened
+    }
+
+    fn try_open(path: &Path, cache_capacity: u64) -> Result<Self> {
         let failed = |error: io::Error| Error::io(format!("opening the index {}", path.display()))(error);
         remove_torn_snapshots(path).map_err(failed)?;
         let file = path.join("db");
@@ -54,15 +68,20 @@ impl Index {
             .segment_size(SEGMENT_SIZE)
             .flush_every_ms(None)
             .print_profile_on_drop(false);
-        let db = open_released(&config).map_err(|error| index_error("opening the index", error))?;
+        let opened = panic::catch_unwind(AssertUnwindSafe(|| open_released(&config)));
+        let db = opened
+            .map_err(|_| failed(io::Error::other("sled gave up, its reason is on stderr")))?
+            .map_err(|error| index_error("opening the index", error))?;
+        let mut handles = Handles { db: Some(db), trees: BTreeMap::new() };
         let file = File::open(&file).map_err(failed)?;
-        let mut trees = BTreeMap::new();
+        let on_disk = OnDisk { file, failed: AtomicBool::new(false) };
+        let waker = Waker::start(handles.db()?).map_err(failed)?;
         for tree in Tree::ALL {
-            let opened =
-                db.open_tree(tree.name()).map_err(|error| index_error("opening the index", error))?;
-            trees.insert(tree, opened);
+            let opened = handles.db()?.open_tree(tree.name());
+            handles.trees.insert(tree, opened.map_err(|error| index_error("opening the index", error))?);
         }
-        let index = Self { db, trees, file, entered: AtomicUsize::new(0), most_entered: AtomicUsize::new(0) };
+        let index =
+            Self { waker, handles, on_disk, entered: AtomicUsize::new(0), most_entered: AtomicUsize::new(0) };
         // Recovery and new trees wrote; nothing may stand on that before it is durable.
         index.sync()?;
         sync_folder(path).map_err(failed)?;
@@ -70,7 +89,7 @@ impl Index {
     }
 
     fn tree(&self, tree: Tree) -> Result<&::sled::Tree> {
-        self.trees.get(&tree).ok_or_else(|| damaged("the index", "a tree is missing"))
+        self.handles.trees.get(&tree).ok_or_else(|| damaged("the index", "a tree is missing"))
     }
 
     pub(super) fn value(&self, tree: Tree, key: &[u8]) -> Result<Option<IVec>> {
@@ -147,20 +166,21 @@ impl Index {
     /// Makes durable what [`Index::put`] brought. The file is synced before sled is asked to flush too: sled holds a lock meanwhile
     /// that every store in the process shares, and is to find as little left to do as can be.
     pub(super) fn settle(&self) -> Result<()> {
-        self.file.sync_data().map_err(Error::io("syncing a new index"))?;
+        self.on_disk.file.sync_data().map_err(Error::io("syncing a new index"))?;
         self.sync()
     }
 
     /// Hands all changes to the system: they survive the process, and not yet the machine.
     pub(super) fn flush(&self) -> Result<()> {
-        self.db.flush().map_err(|error| index_error("flushing the index", error))?;
+        let db = self.handles.db()?;
+        self.waker.watched(|| db.flush()).map_err(|error| index_error("flushing the index", error))?;
         Ok(())
     }
 
     /// Makes all changes durable (D2).
     pub(super) fn sync(&self) -> Result<()> {
         self.flush()?;
-        self.file.sync_data().map_err(Error::io("syncing the index"))?;
+        self.on_disk.sync().map_err(Error::io("syncing the index"))?;
         self.entered.store(0, Ordering::Relaxed);
         Ok(())
     }
@@ -174,11 +194,60 @@ impl Index {
     /// Closes the database after a failure, and makes the system forget pages that it may hold as clean though the disk never
     /// took them: what is opened next is what the disk has (D8).
     pub(super) fn close_after_failure(self) {
-        let Self { db, trees, file, .. } = self;
-        drop(trees);
-        drop(db);
-        // Advice only: where it is not taken, the pages are those that were written, and no less than the disk has.
-        let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
+        self.on_disk.failed.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The database's file, opened before the first write, held, and never written through: what `sync_data` is called on (D2).
+struct OnDisk {
+    file: File,
+    failed: AtomicBool,
+}
+
+impl OnDisk {
+    fn sync(&self) -> io::Result<()> {
+        let synced = self.file.sync_data();
+        if synced.is_err() {
+            self.failed.store(true, Ordering::Relaxed);
+        }
+        synced
+    }
+}
+
+impl Drop for OnDisk {
+    /// Whoever lets go of an index that failed, the next one reads what the disk has (D8).
+    fn drop(&mut self) {
+        if self.failed.load(Ordering::Relaxed) {
+            forget_pages(&self.file);
+        }
+    }
+}
+
+/// Has the system read from the disk what is read next.
+fn forget_pages(file: &File) {
+    // Advice only: where it is not taken, the pages are those that were written, and no less than the disk has.
+    let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
+}
+
+/// The database and its trees.
+struct Handles {
+    /// `None` only while it is being dropped.
+    db: Option<Db>,
+    trees: BTreeMap<Tree, ::sled::Tree>,
+}
+
+impl Handles {
+    fn db(&self) -> Result<&Db> {
+        self.db.as_ref().ok_or_else(|| Error::Unavailable("its index is closed".to_owned()))
+    }
+}
+
+impl Drop for Handles {
+    /// The last handle syncs the file once more, and panics where that fails. Nobody waits for that sync: what was acknowledged
+    /// was synced before. So neither the writer nor whoever lets go of the store may be taken down by it.
+    fn drop(&mut self) {
+        let (db, trees) = (self.db.take(), std::mem::take(&mut self.trees));
+        let _ = panic::catch_unwind(AssertUnwindSafe(move || drop((trees, db))));
     }
 }
 

@@ -49,11 +49,16 @@ pub(super) struct Finished {
     /// last of a large one.
     pub(super) tail: Vec<u8>,
     pub(super) tail_chunk: u32,
+    /// Of content whose beginning is in the index already, how often that had been opened again.
+    pub(super) reopened: Option<u64>,
 }
 
 impl Finished {
     /// Makes the blob visible and ends the session, in one transaction.
     pub(super) fn publish(self, desk: &mut Desk<'_>) -> Result<BlobStat> {
+        if let Some(reopened) = self.reopened {
+            desk.check_reopened(reopened)?;
+        }
         // Content that is on its way out is nobody's any more: the session was cancelled.
         if desk.index().contains(Tree::Leftovers, &schema::id_key(self.content.placement.id()))? {
             return Err(Error::UploadUnknown { repository: self.repository, id: self.session });

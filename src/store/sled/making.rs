@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::carry::content_of;
 use super::folder::{self, Folder};
 use super::options::Options;
+use super::reserve::{self, Reserve};
 use super::store::Sled;
 use crate::error::{Error, Result};
 
@@ -60,6 +61,8 @@ impl Beside {
     pub(super) fn finish(self) -> Result<()> {
         let failed = |error| Error::io(format!("making {}", self.folder.display()))(error);
         folder::sync_tree(&self.path.join(folder::INDEX)).map_err(failed)?;
+        // It is kept by who is open; here it would only make the copy larger.
+        Reserve::new(&self.path).give_up();
         check_vacant(&self.folder)?;
         fs::rename(&self.path, &self.folder).map_err(failed)?;
         self.folder.parent().map_or(Ok(()), folder::sync_folder).map_err(failed)
@@ -93,7 +96,7 @@ fn check_vacant(folder: &Path) -> Result<()> {
 /// Empties a folder of what an unfinished store is made of. Anything else in it is somebody's.
 fn clear(path: &Path) -> Result<()> {
     let failed = |error| Error::io(format!("clearing {}", path.display()))(error);
-    let ours = [folder::FORMAT_FILE, folder::INDEX, folder::CONTENT, folder::LOCK_FILE];
+    let ours = [folder::FORMAT_FILE, folder::INDEX, folder::CONTENT, folder::LOCK_FILE, reserve::FILE];
     let mut found = Vec::new();
     for entry in fs::read_dir(path).map_err(failed)? {
         let name = entry.map_err(failed)?.file_name().to_string_lossy().into_owned();

@@ -27,6 +27,7 @@ mod options;
 mod progress;
 mod quarantine;
 mod rescue;
+mod reserve;
 mod restore;
 mod retain;
 mod rewrite;
@@ -40,6 +41,7 @@ mod store;
 mod uploads;
 mod usage;
 mod verify;
+mod waker;
 mod writer;
 
 #[cfg(test)]

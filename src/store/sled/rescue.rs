@@ -363,6 +363,7 @@ impl Run<'_> {
             content: Content { placement: Placement::File(place.id), size: place.size },
             tail: Vec::new(),
             tail_chunk: 0,
+            reopened: None,
         };
         self.store.0.writer.run(AT_THE_END, move |desk| finished.publish(desk)).map(drop)
     }

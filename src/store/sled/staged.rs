@@ -62,8 +62,8 @@ enum Bytes {
     /// In a file; `new` until its folder was synced.
     /// Counted are so many bytes of it as what the store takes.
     File { id: Uuid, file: File, new: bool, counted: u64 },
-    /// Inside the index, but for what does not fill a chunk yet.
-    Chunks { id: Uuid, tail: Vec<u8> },
+    /// Inside the index, but for what does not fill a chunk yet: in the index as it was when it had been opened again so often.
+    Chunks { id: Uuid, tail: Vec<u8>, reopened: u64 },
 }
 
 impl State {
@@ -120,10 +120,9 @@ impl State {
                 state(checkpoint, Bytes::File { id, file, new: true, counted })
             }
             Placement::Inline(id) => {
-                let tail = checkpoint.offset % MAX_VALUE as u64;
-                let mut bytes = vec![0; usize::try_from(tail).unwrap_or(MAX_VALUE)];
-                core.read(|index| content::read_chunks(index, id, checkpoint.offset - tail, &mut bytes))?;
-                state(checkpoint, Bytes::Chunks { id, tail: bytes })
+                let reopened = core.reopened();
+                let tail = read_tail(core, id, checkpoint.offset)?;
+                state(checkpoint, Bytes::Chunks { id, tail, reopened })
             }
         }
     }
@@ -170,6 +169,7 @@ impl State {
             self.spill(shared, session, promise.as_deref_mut())?;
         }
         self.look_at_space(shared, bytes.len() as u64)?;
+        self.check_reopened(shared, session)?;
         match &mut self.bytes {
             Bytes::Held(_) => {}
             Bytes::File { id, file, counted, .. } => {
@@ -183,7 +183,7 @@ impl State {
                     write_error(&shared.core, *id, bytes.len(), error)
                 })?;
             }
-            Bytes::Chunks { id, tail } => {
+            Bytes::Chunks { id, tail, reopened } => {
                 let first = chunk_number(self.offset)?;
                 let whole = (tail.len() + bytes.len()) / MAX_VALUE * MAX_VALUE;
                 let mut joined = Vec::with_capacity(tail.len() + bytes.len());
@@ -191,7 +191,7 @@ impl State {
                 joined.extend_from_slice(bytes);
                 let rest = joined.split_off(whole);
                 if !joined.is_empty() {
-                    append_chunks(shared, *id, first, joined)?;
+                    append_chunks(shared, *id, first, joined, *reopened)?;
                 }
                 *tail = rest;
             }
@@ -226,6 +226,7 @@ impl State {
         check_disk(&shared.core, held.len() as u64)?;
         let mut held = held.clone();
         let id = content::new_id();
+        let reopened = shared.core.reopened();
         let in_file = matches!(shared.core.options.inline, Inline::UpTo(_));
         // The record comes first: bytes that no record names would be nobody's after a kill, and nobody would find them.
         let placement = if in_file { Placement::File(id) } else { Placement::Inline(id) };
@@ -244,10 +245,18 @@ impl State {
             Bytes::File { id, file, new: true, counted }
         } else {
             let tail = held.split_off(held.len() / MAX_VALUE * MAX_VALUE);
-            append_chunks(shared, id, 0, held)?;
-            Bytes::Chunks { id, tail }
+            append_chunks(shared, id, 0, held, reopened)?;
+            Bytes::Chunks { id, tail, reopened }
         };
         Ok(())
+    }
+
+    /// How often the index that has the bytes had been opened again, if it has them.
+    const fn reopened(&self) -> Option<u64> {
+        match self.bytes {
+            Bytes::Chunks { reopened, .. } => Some(reopened),
+            Bytes::Held(_) | Bytes::File { .. } => None,
+        }
     }
 
     fn checkpoint(&self) -> Checkpoint {
@@ -264,18 +273,19 @@ impl State {
     /// Writes the session down where it stands: to survive a power cut, or only the process.
     pub(super) fn save(&mut self, shared: &Shared, session: &Session, durable: bool) -> Result<()> {
         self.spill(shared, session, None)?;
+        if durable {
+            self.sync_file(shared, session)?;
+        }
+        self.check_reopened(shared, session)?;
         let checkpoint = self.checkpoint();
         let mut terms = Terms { durable, new_file: false, adds: true };
         let (placement, tail) = match &self.bytes {
             Bytes::Held(_) => return Ok(()),
-            Bytes::File { id, file, new, .. } => {
-                if durable {
-                    file.sync_data().map_err(Error::io(format!("syncing content {id}")))?;
-                    terms.new_file = *new;
-                }
+            Bytes::File { id, new, .. } => {
+                terms.new_file = durable && *new;
                 (Placement::File(*id), None)
             }
-            Bytes::Chunks { id, tail } => (Placement::Inline(*id), Some(tail.clone())),
+            Bytes::Chunks { id, tail, .. } => (Placement::Inline(*id), Some(tail.clone())),
         };
         let before = self.durable.clone();
         if durable {
@@ -293,6 +303,47 @@ impl State {
         }
         self.checked_at = Instant::now();
         Ok(())
+    }
+
+    /// Where the index that has the bytes was opened again since, the last of them may be gone: the session goes back to its last
+    /// checkpoint, and all that came after it has to come again.
+    fn check_reopened(&mut self, shared: &Shared, session: &Session) -> Result<()> {
+        let Bytes::Chunks { id, reopened, .. } = &self.bytes else { return Ok(()) };
+        let (id, now) = (*id, shared.core.reopened());
+        if *reopened == now {
+            return Ok(());
+        }
+        let last = self.durable.clone();
+        let tail = read_tail(&shared.core, id, last.offset)?;
+        self.go_back(session, &last)?;
+        self.bytes = Bytes::Chunks { id, tail, reopened: now };
+        let terms = Terms { adds: true, ..Terms::default() };
+        self.record(shared, session, Placement::Inline(id), &last, terms, None)?;
+        let words = format!("its index was opened again after a failure: go on from byte {}", last.offset);
+        Err(Error::Unavailable(words))
+    }
+
+    fn go_back(&mut self, session: &Session, to: &Checkpoint) -> Result<()> {
+        self.hasher = Hasher::restore(self.hasher.algorithm(), &to.hash_state)
+            .map_err(|error| damaged("an upload session", &error.to_string()))?;
+        self.offset = to.offset;
+        session.publish_status(self);
+        Ok(())
+    }
+
+    /// Makes the bytes in a file durable. What a failed sync should have written counts as written ever after, and no later sync
+    /// writes it: the session goes back to its last checkpoint, and all that came after it has to come again.
+    fn sync_file(&mut self, shared: &Shared, session: &Session) -> Result<()> {
+        let Bytes::File { id, file, .. } = &self.bytes else { return Ok(()) };
+        let id = *id;
+        let Err(error) = file.sync_data() else { return Ok(()) };
+        let last = self.durable.clone();
+        self.go_back(session, &last)?;
+        // A record of more than that must not be believed by the next process. Should this fail too, it is written at the end
+        // of the request.
+        let terms = Terms { adds: true, ..Terms::default() };
+        let _ = self.record(shared, session, Placement::File(id), &last, terms, None);
+        Err(Error::io(format!("syncing content {id}"))(error))
     }
 
     fn record(
@@ -324,7 +375,11 @@ impl State {
         }
         changes.set(schema::id_key(session.id), &record)?;
         let unknown = session.unknown();
+        let expected = self.reopened();
         let outcome = shared.writer.run(terms, move |desk| {
+            if let Some(expected) = expected {
+                desk.check_reopened(expected)?;
+            }
             // Content that is on its way out is nobody's any more.
             if desk.index().contains(Tree::Leftovers, &schema::id_key(placement.id()))? {
                 return Err(unknown);
@@ -358,7 +413,7 @@ impl State {
                     }
                 }
             }
-            Bytes::Chunks { id, tail } => {
+            Bytes::Chunks { id, tail, .. } => {
                 let mut position = 0;
                 let end = self.offset - tail.len() as u64;
                 let mut buffer = vec![0; Inline::MOST];
@@ -380,25 +435,31 @@ impl State {
     /// Makes the bytes fit to be a blob's: durable, or in the hands of who writes the record.
     pub(super) fn finished(
         &mut self,
-        core: &Core,
+        shared: &Shared,
         session: &Session,
         digest: &Digest,
     ) -> Result<(Finished, Terms)> {
+        if let Bytes::File { id, file, counted, .. } = &mut self.bytes {
+            let failed = |error| Error::io(format!("cutting content {id}"))(error);
+            // A write that failed half-way may have left more than was counted.
+            if file.metadata().map_err(failed)?.len() != self.offset {
+                file.set_len(self.offset).map_err(failed)?;
+                *counted = shared.core.room.recount(&shared.core.folder.content(*id), *counted);
+            }
+            self.sync_file(shared, session)?;
+        }
+        self.check_reopened(shared, session)?;
+        let reopened = self.reopened();
         let mut terms = Terms { durable: true, new_file: false, adds: true };
         let (placement, tail, tail_chunk) = match &mut self.bytes {
             Bytes::Held(held) => (Placement::Inline(content::new_id()), held.clone(), 0),
-            Bytes::File { id, file, new, counted } => {
-                let failed = |error| Error::io(format!("syncing content {id}"))(error);
-                // A write that failed half-way may have left more than was counted.
-                if file.metadata().map_err(failed)?.len() != self.offset {
-                    file.set_len(self.offset).map_err(failed)?;
-                    *counted = core.room.recount(&core.folder.content(*id), *counted);
-                }
-                file.sync_data().map_err(failed)?;
+            Bytes::File { id, new, .. } => {
                 terms.new_file = *new;
                 (Placement::File(*id), Vec::new(), 0)
             }
-            Bytes::Chunks { id, tail } => (Placement::Inline(*id), tail.clone(), chunk_number(self.offset)?),
+            Bytes::Chunks { id, tail, .. } => {
+                (Placement::Inline(*id), tail.clone(), chunk_number(self.offset)?)
+            }
         };
         let finished = Finished {
             repository: session.repository.clone(),
@@ -407,6 +468,7 @@ impl State {
             content: Content { placement, size: self.offset },
             tail,
             tail_chunk,
+            reopened,
         };
         Ok((finished, terms))
     }
@@ -440,8 +502,17 @@ fn chunk_number(offset: u64) -> Result<u32> {
         .map_err(|_| Error::Unsupported("content inside the index has at most 16 TiB".to_owned()))
 }
 
-fn append_chunks(shared: &Shared, id: Uuid, first: u32, bytes: Vec<u8>) -> Result<()> {
+/// The part of a chunk that a session's last bytes are, as far as they fill none.
+fn read_tail(core: &Core, id: Uuid, offset: u64) -> Result<Vec<u8>> {
+    let tail = offset % MAX_VALUE as u64;
+    let mut bytes = vec![0; usize::try_from(tail).unwrap_or(MAX_VALUE)];
+    core.read(|index| content::read_chunks(index, id, offset - tail, &mut bytes))?;
+    Ok(bytes)
+}
+
+fn append_chunks(shared: &Shared, id: Uuid, first: u32, bytes: Vec<u8>, reopened: u64) -> Result<()> {
     shared.writer.run(Terms { adds: true, ..Terms::default() }, move |desk| {
+        desk.check_reopened(reopened)?;
         let mut steps = Steps::new(desk);
         content::write_chunks(&mut steps, id, first, &bytes)?;
         steps.finish()

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crossbeam::sync::ShardedLock;
@@ -58,6 +58,8 @@ pub(super) struct Core {
     pub(super) clock: Clock,
     pub(super) seen: Seen,
     pub(super) verifying: AtomicBool,
+    /// How often the index was opened again: what was flushed and not synced before may be gone since.
+    reopened: AtomicU64,
     pub(super) room: Room,
     /// Tells this boot of the machine from others, where the system says.
     pub(super) boot: Option<Uuid>,
@@ -73,12 +75,19 @@ impl Core {
         }
     }
 
+    /// How often the index was opened again in this life of the store.
+    pub(super) fn reopened(&self) -> u64 {
+        self.reopened.load(Ordering::Acquire)
+    }
+
     /// D8: closes the index, makes the system forget its pages, opens it again, and has it recovered before anybody reads it.
     pub(super) fn reopen(&self, recover: impl FnOnce(&Index) -> Result<()>) -> Result<()> {
         let mut place = self.index.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(index) = place.take() {
             index.close_after_failure();
         }
+        self.reopened.fetch_add(1, Ordering::AcqRel);
+        self.folder.make_room();
         let index = self.location.open()?;
         recover(&index)?;
         *place = Some(index);
@@ -103,6 +112,7 @@ impl Sled {
     /// The store in a folder that has been taken.
     pub(super) fn over(folder: Folder, options: Options) -> Result<Self> {
         let location = Location { path: folder.index(), cache_capacity: options.cache_capacity };
+        folder.make_room();
         let index = location.open()?;
         let silence = options.writer_silence;
         let clock = Clock::open(&index)?;
@@ -111,6 +121,7 @@ impl Sled {
             clock,
             seen: Seen::default(),
             verifying: AtomicBool::new(false),
+            reopened: AtomicU64::new(0),
             room,
             index: ShardedLock::new(Some(index)),
             location,
@@ -119,6 +130,7 @@ impl Sled {
             boot: staged::boot_id(),
         });
         let writer = Writer::start(Arc::clone(&core))?;
+        core.folder.keep_room();
         Ok(Self(Arc::new(Shared {
             writer,
             sessions: Sessions::new(silence),

@@ -143,10 +143,10 @@ impl Writing {
         let mut held = self.session.hold(self.claim)?;
         let Some(state) = &mut held.state else { return Err(self.session.unknown()) };
         state.append(&self.shared, &self.session, bytes, self.promise.as_mut())?;
+        let outcome = state.checkpoint_if_due(&self.shared, &self.session);
         self.offset = state.status().offset;
-        state.checkpoint_if_due(&self.shared, &self.session)?;
         self.session.publish_status(state);
-        Ok(())
+        outcome
     }
 
     fn suspend_once(&mut self) -> Result<()> {
@@ -187,7 +187,9 @@ impl Writing {
             evict::make_room(&self.shared, state.status().offset)?;
         }
         quarantine::notice_blob(&self.shared, digest)?;
-        let (finished, terms) = state.finished(&self.shared.core, &self.session, digest)?;
+        let finished = state.finished(&self.shared, &self.session, digest);
+        self.offset = state.status().offset;
+        let (finished, terms) = finished?;
         let content = finished.content;
         let outcome = match self.shared.writer.run(terms, move |desk| finished.publish(desk)) {
             Err(error) if in_doubt(&error) => self.look_whether_committed(digest, &content, error),

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 
@@ -12,7 +12,7 @@ use super::desk::{Copying, Desk};
 use super::index::{Changes, Index};
 use super::leftovers::{self, Retired};
 use super::options::Durability;
-use super::schema::{UPTIME_KEY, Uptime};
+use super::schema::UPTIME_KEY;
 use super::store::Core;
 use crate::error::{Error, Result};
 
@@ -24,6 +24,8 @@ const ROOM_TO_REMOVE: u64 = 8 << 20;
 
 /// How much retired content may wait for the writer to have nothing else to do. Where that never comes, the disk would fill with it.
 const RETIRED_AT_MOST: usize = 64;
+/// How long an index that could not be opened again is left alone where nobody writes.
+const TRY_AGAIN: Duration = Duration::from_millis(500);
 
 /// What must be true before a piece of work is answered, and done.
 #[derive(Clone, Copy, Debug, Default)]
@@ -45,8 +47,9 @@ pub(super) struct Writer {
 impl Writer {
     /// Finishes what the last life left half-done, then starts the thread.
     pub(super) fn start(core: Arc<Core>) -> Result<Self> {
-        let mut state = State::default();
-        core.read(|index| state.recover(index, core.clock.now()))?;
+        // Opening may have given it up.
+        let mut state = State { gave_up: true, ..State::default() };
+        core.read(|index| state.recover(index, &core))?;
         let (jobs, waiting) = channel::bounded(GROUP);
         let thread = thread::Builder::new()
             .name("sledge-writer".to_owned())
@@ -145,29 +148,47 @@ struct State {
     /// When the uptime is to be written down, at the latest.
     uptime_due: Instant,
     copying: Copying,
+    /// The index is closed after a failure, and could not be opened again yet.
+    closed: bool,
+    /// The room that the store keeps on the disk may have been given up.
+    gave_up: bool,
 }
 
 impl Default for State {
     fn default() -> Self {
         let uptime_due = Instant::now() + Clock::WRITTEN_EVERY;
-        Self { entered: 0, retired: Vec::new(), due: None, uptime_due, copying: Copying::default() }
+        Self {
+            entered: 0,
+            retired: Vec::new(),
+            due: None,
+            uptime_due,
+            copying: Copying::default(),
+            closed: false,
+            gave_up: false,
+        }
     }
 }
 
 impl State {
-    fn desk<'a>(&'a mut self, index: &'a Index, now: Uptime) -> Desk<'a> {
-        Desk::new(index, now, &mut self.entered, &mut self.retired, &mut self.copying)
+    fn desk<'a>(&'a mut self, index: &'a Index, core: &Core) -> Desk<'a> {
+        Desk::new(
+            index,
+            (core.clock.now(), core.reopened()),
+            &mut self.entered,
+            &mut self.retired,
+            &mut self.copying,
+        )
     }
 
     /// What this life knew of the index is no longer so. Whoever holds content back goes on to.
     fn reset(&mut self) {
         let copying = Copying { journal: None, holds: self.copying.holds };
-        *self = Self { copying, ..Self::default() };
+        *self = Self { copying, gave_up: self.gave_up, ..Self::default() };
     }
 
-    fn recover(&mut self, index: &Index, now: Uptime) -> Result<()> {
+    fn recover(&mut self, index: &Index, core: &Core) -> Result<()> {
         self.reset();
-        let mut desk = self.desk(index, now);
+        let mut desk = self.desk(index, core);
         leftovers::recover(&mut desk)?;
         desk.sync()
     }
@@ -185,6 +206,7 @@ enum Next {
     Sweep,
     Sync,
     NoteUptime,
+    Reopen,
     Stop,
 }
 
@@ -196,6 +218,7 @@ impl Thread {
                 Next::Sweep => self.or_reopen(Self::sweep),
                 Next::Sync => self.or_reopen(Self::sync),
                 Next::NoteUptime => self.or_reopen(Self::note_uptime),
+                Next::Reopen => self.reopen(),
                 Next::Stop => break,
             }
         }
@@ -203,6 +226,13 @@ impl Thread {
     }
 
     fn next(&self) -> Next {
+        if self.state.closed {
+            return match self.waiting.recv_timeout(TRY_AGAIN) {
+                Ok(job) => Next::Work(job),
+                Err(RecvTimeoutError::Timeout) => Next::Reopen,
+                Err(RecvTimeoutError::Disconnected) => Next::Stop,
+            };
+        }
         let may_sweep = self.state.copying.holds == 0;
         if may_sweep && self.state.retired.len() >= RETIRED_AT_MOST {
             return Next::Sweep;
@@ -225,10 +255,10 @@ impl Thread {
         let Self { core, state, .. } = self;
         if core.folder.available()? < ROOM_TO_REMOVE {
             // It is not worth what is kept for deletions: the next time it may be.
-            return core.read(|index| state.desk(index, core.clock.now()).sync());
+            return core.read(|index| state.desk(index, core).sync());
         }
         core.read(|index| {
-            let mut desk = state.desk(index, core.clock.now());
+            let mut desk = state.desk(index, core);
             let mut changes = Changes::new();
             changes.set(UPTIME_KEY.to_vec(), &desk.now())?;
             desk.apply(&changes)?;
@@ -261,7 +291,7 @@ impl Thread {
         }
         let Self { core, state, .. } = self;
         let broken = core.read(|index| {
-            let mut desk = state.desk(index, core.clock.now());
+            let mut desk = state.desk(index, core);
             for job in group.iter_mut() {
                 job.work(&mut desk);
             }
@@ -292,11 +322,21 @@ impl Thread {
         }
     }
 
-    /// D8: sled must not meet a full disk. Additions stop while there is still room for removals.
-    fn check_room(&self, group: &mut [Box<dyn Job>]) {
-        let needed =
-            |job: &dyn Job| if job.terms().adds { self.core.options.reserve } else { ROOM_TO_REMOVE };
-        let available = self.core.folder.available();
+    /// D8: sled must not meet a full disk. Additions stop while there is still room for removals; for these the store gives up
+    /// the room that it keeps, and takes it again with the first addition that finds plenty.
+    fn check_room(&mut self, group: &mut [Box<dyn Job>]) {
+        let reserve = self.core.options.reserve;
+        let needed = |job: &dyn Job| if job.terms().adds { reserve } else { ROOM_TO_REMOVE };
+        let mut available = self.core.folder.available();
+        if matches!(available, Ok(available) if available < ROOM_TO_REMOVE)
+            && group.iter().any(|job| !job.terms().adds)
+        {
+            self.state.gave_up = true;
+            self.core.folder.make_room();
+            available = self.core.folder.available();
+        } else if self.state.gave_up && matches!(available, Ok(available) if available >= reserve) {
+            self.state.gave_up = !self.core.folder.keep_room();
+        }
         if group.iter().any(|job| job.terms().adds) {
             self.core.room.look_at_rest(&self.core.folder);
         }
@@ -320,13 +360,13 @@ impl Thread {
 
     fn sync(&mut self) -> Result<()> {
         let Self { core, state, .. } = self;
-        core.read(|index| state.desk(index, core.clock.now()).sync())
+        core.read(|index| state.desk(index, core).sync())
     }
 
     fn sweep(&mut self) -> Result<()> {
         let Self { core, state, .. } = self;
         let mut retired = std::mem::take(&mut state.retired);
-        core.read(|index| leftovers::sweep(&mut state.desk(index, core.clock.now()), core, &mut retired))?;
+        core.read(|index| leftovers::sweep(&mut state.desk(index, core), core, &mut retired))?;
         state.retired.append(&mut retired);
         Ok(())
     }
@@ -343,11 +383,14 @@ impl Thread {
     }
 
     /// D8: after a failure nothing is written until the index has been closed, its cached pages dropped, and opened again.
-    /// While that fails, each group that comes tries it again.
+    /// While that fails, each group that comes tries it again, and where none comes the clock: a store that is only read from
+    /// needs its index too.
     fn reopen(&mut self) {
         self.state.reset();
+        self.state.gave_up = true;
         let Self { core, state, .. } = self;
         // An index that does not open, or that fails again at once, answers everybody with the reason until it does.
-        let _ = core.reopen(|index| state.recover(index, core.clock.now()));
+        let opened = core.reopen(|index| state.recover(index, core));
+        self.state.closed = opened.is_err();
     }
 }

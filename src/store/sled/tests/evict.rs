@@ -11,7 +11,7 @@ use crate::store::sled::writer::Terms;
 use crate::store::sled::{Options, Sled, WhenFull};
 use crate::store::{Discover, Pinned, Pull};
 
-const BUDGET: u64 = 96 << 20;
+const BUDGET: u64 = 108 << 20;
 const LAYER: usize = 8 << 20;
 
 fn cache(folder: &tempfile::TempDir, pinned: Pinned) -> Sled {

@@ -579,7 +579,7 @@ fn what_is_good_when_it_is_looked_at_again_is_left_alone() {
 /// What the files in `content/` take is what is counted.
 fn assert_counted(store: &Sled, folder: &tempfile::TempDir) {
     // What was retired is removed when nothing else is to be done.
-    while super::entries(store, Tree::Leftovers) > 0 {
+    while entries(store, Tree::Leftovers) > 0 {
         std::thread::yield_now();
     }
     let files = fs::read_dir(folder.path().join("content")).unwrap();
