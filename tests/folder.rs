@@ -137,10 +137,15 @@ fn damage_on_disk_is_an_error_and_never_other_bytes() -> Result<()> {
     let file = fs::read_dir(folder.path().join("content")).unwrap().next().unwrap().unwrap().path();
     fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(99_999).unwrap();
     let store = Sled::open(folder.path())?;
+    // Whoever meets it is told; from then on it counts as absent, and can be pushed again.
     assert!(matches!(store.blob(&repository, &digest), Err(Error::Damaged { .. })));
+    assert!(matches!(store.blob(&repository, &digest), Err(Error::BlobUnknown { .. })));
+    push(&store, &content)?;
+    let file = fs::read_dir(folder.path().join("content")).unwrap().next().unwrap().unwrap().path();
     fs::remove_file(&file).unwrap();
     let error = store.blob(&repository, &digest).unwrap_err();
     assert!(error.to_string().ends_with("is damaged: its file is missing"), "{error}");
+    assert!(matches!(store.blob(&repository, &digest), Err(Error::BlobUnknown { .. })));
     drop(store);
 
     // An index of noise: an error that names it, and no panic.

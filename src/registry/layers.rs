@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::Repository;
 use crate::error::{Error, Result};
 use crate::oci::{Algorithm, Digest};
-use crate::store::{Blob, BlobStat, MountSource, Upload, UploadOptions, UploadStatus};
+use crate::store::{Blob, BlobStat, Check, MountSource, Upload, UploadOptions, UploadStatus};
 
 /// A repository's layers, configs and other blobs.
 #[derive(Clone, Debug)]
@@ -48,7 +48,7 @@ impl Layers {
     /// [`Error::BlobUnknown`].
     pub fn fetch(&self, digest: &Digest) -> Result<Layer> {
         let blob = self.repository.store.blob(&self.repository.name, digest)?;
-        Ok(Layer { blob, position: 0 })
+        Ok(Layer { blob, position: 0, watch: Watch::None })
     }
 
     /// Stores bytes that are all in memory as a layer, under their sha256 digest.
@@ -126,10 +126,23 @@ impl Layers {
 }
 
 /// A layer that is open for reading. A clone reads the same bytes from a position of its own.
-#[derive(Clone, Debug)]
+///
+/// Who reads it from its first byte to its last gets the digest's bytes or an error: where the store has not seen yet that they
+/// are, they are hashed as they are read, and where they are not, the last of them is not handed out. Who seeks has given that
+/// up, and reads what is on the disk.
 pub struct Layer {
     blob: Blob,
     position: u64,
+    watch: Watch,
+}
+
+/// What becomes of a reading from the first byte to the last.
+enum Watch {
+    None,
+    /// It goes on at this position.
+    Goes(u64, Box<dyn Check>),
+    /// Its bytes were not the digest's.
+    Failed,
 }
 
 impl Layer {
@@ -172,9 +185,48 @@ impl Read for Layer {
             return Ok(0);
         }
         let (part, _) = buffer.split_at_mut(length);
+        let mut check = self.take_check()?;
         self.blob.content.read_at(self.position, part)?;
-        self.position += length as u64;
+        let after = self.position + length as u64;
+        if let Some(mut check) = check.take() {
+            check.update(part);
+            if after < self.len() {
+                self.watch = Watch::Goes(after, check);
+            } else if let Err(error) = check.finish() {
+                self.watch = Watch::Failed;
+                return Err(error);
+            }
+        }
+        self.position = after;
         Ok(length)
+    }
+}
+
+impl Layer {
+    /// What has seen all that comes before the position. A reading that fails in between is none from the first byte to the last.
+    fn take_check(&mut self) -> io::Result<Option<Box<dyn Check>>> {
+        match std::mem::replace(&mut self.watch, Watch::None) {
+            Watch::Goes(position, check) if position == self.position => Ok(Some(check)),
+            Watch::Failed => {
+                self.watch = Watch::Failed;
+                let reason = format!("layer {} is damaged: its bytes are not the digest's", self.digest());
+                Err(io::Error::new(io::ErrorKind::InvalidData, reason))
+            }
+            Watch::Goes(..) | Watch::None if self.position == 0 => Ok(self.blob.content.check()),
+            Watch::Goes(..) | Watch::None => Ok(None),
+        }
+    }
+}
+
+impl Clone for Layer {
+    fn clone(&self) -> Self {
+        Self { blob: self.blob.clone(), position: self.position, watch: Watch::None }
+    }
+}
+
+impl fmt::Debug for Layer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Layer").field("blob", &self.blob).field("position", &self.position).finish()
     }
 }
 

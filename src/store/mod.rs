@@ -43,7 +43,7 @@ pub use options::{Condition, MountSource, Pinned, PutManifest, References, Uploa
 /// The most tags that one [`Push::put_manifest`] sets: they become visible at once, in one small transaction.
 pub const MAX_TAGS_PER_PUSH: usize = 32;
 
-/// Reading by name.
+/// Reading by name. A manifest or blob whose bytes a store found to be bad is unknown to it until it is pushed again.
 pub trait Pull: Send + Sync {
     /// The manifest that a tag points at or a digest names.
     ///
@@ -270,6 +270,24 @@ pub trait Content: Send + Sync {
 
     /// The bytes without a copy, where the store can give them so.
     fn view(&self) -> Option<View>;
+
+    /// What is to see the bytes go by, where nobody has seen yet that they are the digest's: whoever reads all of them, from the
+    /// first to the last, shows them to it, and hands out the last piece only when it agrees. `None` where there is nothing to
+    /// see any more. Who reads a part cannot know, and need not ask.
+    fn check(&self) -> Option<Box<dyn Check>>;
+}
+
+/// Sees a blob's bytes go by, and says in the end whether they were those of its digest.
+pub trait Check: Send + Sync {
+    /// Sees the next piece.
+    fn update(&mut self, piece: &[u8]);
+
+    /// Judges what it saw, which was all of the blob: what was read until now may be taken for the whole only if this succeeds.
+    /// May block.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidData`] where it is not what the digest says. The store knows of it then.
+    fn finish(self: Box<Self>) -> io::Result<()>;
 }
 
 /// A shared read-only view of a blob's bytes.

@@ -9,8 +9,8 @@ use sledge::conformance::RULES;
 use sledge::oci::{Descriptor, Digest, Manifest, MediaType, Reference, RepositoryName, Tag};
 use sledge::store::memory::Memory;
 use sledge::store::{
-    Blob, BlobStat, Condition, Content, Discover, Manage, MountSource, Page, Pinned, Pull, Push, PutManifest,
-    References, Tagged, Upload, UploadOptions, UploadStatus, View,
+    Blob, BlobStat, Check, Condition, Content, Discover, Manage, MountSource, Page, Pinned, Pull, Push,
+    PutManifest, References, Tagged, Upload, UploadOptions, UploadStatus, View,
 };
 use sledge::{Error, Result};
 use uuid::Uuid;
@@ -330,5 +330,9 @@ impl Content for Endless {
 
     fn view(&self) -> Option<View> {
         self.0.view()
+    }
+
+    fn check(&self) -> Option<Box<dyn Check>> {
+        self.0.check()
     }
 }

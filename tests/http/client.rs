@@ -102,6 +102,22 @@ impl Client {
         answer
     }
 
+    /// Reads an answer until the connection ends: its status, the length that it announced, and what came of it.
+    pub(crate) fn broken_off(&mut self) -> (u16, usize, Vec<u8>) {
+        let status = self.line().strip_prefix("HTTP/1.1 ").unwrap()[..3].parse().unwrap();
+        let mut length = None;
+        loop {
+            let line = self.line().to_lowercase();
+            if line.is_empty() {
+                break;
+            }
+            length = line.strip_prefix("content-length: ").map(|value| value.parse().unwrap()).or(length);
+        }
+        let mut body = Vec::new();
+        self.0.read_to_end(&mut body).unwrap();
+        (status, length.expect("an answer has a length"), body)
+    }
+
     /// Reads a line.
     pub(crate) fn line(&mut self) -> String {
         let mut line = String::new();

@@ -114,7 +114,7 @@ fn a_connection_without_a_request_is_let_go() {
     }
 }
 
-async fn connect<B>(fixture: &Fixture) -> SendRequest<B>
+pub(crate) async fn connect<B>(fixture: &Fixture) -> SendRequest<B>
 where
     B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -133,7 +133,7 @@ where
     sender
 }
 
-fn request<B>(method: &str, path: &str, body: B) -> Request<B> {
+pub(crate) fn request<B>(method: &str, path: &str, body: B) -> Request<B> {
     Request::builder().method(method).uri(format!("http://registry{path}")).body(body).unwrap()
 }
 

@@ -11,6 +11,7 @@
 
 mod client;
 mod connections;
+mod damage;
 mod failures;
 mod fixture;
 mod listings;

@@ -9,8 +9,8 @@ use std::time::SystemTime;
 
 use sledge::oci::{Descriptor, Digest, Manifest, MediaType, Reference, RepositoryName, Tag};
 use sledge::store::{
-    Blob, BlobStat, Condition, Content, Discover, Manage, MountSource, Page, Pinned, Pull, Push, PutManifest,
-    ResidentBytes, Store, Tagged, Upload, UploadOptions, UploadStatus, View,
+    Blob, BlobStat, Check, Condition, Content, Discover, Manage, MountSource, Page, Pinned, Pull, Push,
+    PutManifest, ResidentBytes, Store, Tagged, Upload, UploadOptions, UploadStatus, View,
 };
 use sledge::{Error, Result};
 use tempfile::TempDir;
@@ -303,6 +303,24 @@ impl Content for Part {
 
     fn view(&self) -> Option<View> {
         self.content.view().map(|view| View::new(Arc::new(PartView(view))))
+    }
+
+    fn check(&self) -> Option<Box<dyn Check>> {
+        self.content.check().map(|check| Box::new(PartCheck(check)) as _)
+    }
+}
+
+struct PartCheck(Box<dyn Check>);
+
+impl Check for PartCheck {
+    fn update(&mut self, piece: &[u8]) {
+        watch();
+        self.0.update(piece);
+    }
+
+    fn finish(self: Box<Self>) -> io::Result<()> {
+        watch();
+        self.0.finish()
     }
 }
 

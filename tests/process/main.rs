@@ -14,3 +14,4 @@ mod gc;
 mod kill;
 mod memory;
 mod server;
+mod verify;

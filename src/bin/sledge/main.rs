@@ -1,17 +1,18 @@
 //! The registry in a single binary.
 
-mod collecting;
 mod compact;
 mod control;
 mod gc;
 mod operation;
 mod policy;
 mod printer;
+mod recurring;
 mod rescue;
 mod restore;
 mod serve;
 mod snapshot;
 mod usage;
+mod verify;
 
 use std::io;
 use std::process::ExitCode;
@@ -36,6 +37,7 @@ enum Command {
     Snapshot(snapshot::Snapshot),
     Restore(restore::Restore),
     Compact(compact::Compact),
+    Verify(verify::Verify),
     Rescue(rescue::Rescue),
 }
 
@@ -68,6 +70,7 @@ fn run(printer: Printer) -> Result<ExitCode, Failure> {
         Command::Snapshot(snapshot) => snapshot.run(printer)?,
         Command::Restore(restore) => restore.run(printer)?,
         Command::Compact(compact) => compact.run(printer)?,
+        Command::Verify(verify) => return verify.run(printer),
         Command::Rescue(rescue) => rescue.run(printer)?,
     }
     Ok(ExitCode::SUCCESS)

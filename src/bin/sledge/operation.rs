@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sledge::Error;
-use sledge::store::sled::{Collected, Options, Progress, Sled, SnapshotOptions, SnapshotReport, Watch};
+use sledge::store::sled::{
+    Collected, Options, Progress, Sled, SnapshotOptions, SnapshotReport, VerifyOptions, VerifyReport, Watch,
+};
 
 use crate::control;
 use crate::policy::Policy;
@@ -22,6 +24,7 @@ pub(crate) enum Operation {
     Snapshot { folder: PathBuf, options: SnapshotOptions },
     Gc { dry_run: bool, policy: Policy },
     Usage,
+    Verify { options: VerifyOptions },
 }
 
 /// What an operation did.
@@ -31,6 +34,7 @@ pub(crate) enum Report {
     Snapshot(SnapshotReport),
     Gc { dry_run: bool, collected: Collected },
     Usage(Used),
+    Verify(VerifyReport),
 }
 
 impl Operation {
@@ -46,6 +50,7 @@ impl Operation {
                 Ok(Report::Gc { dry_run: *dry_run, collected })
             }
             Self::Usage => usage::of(store).map(Report::Usage),
+            Self::Verify { options } => store.verify(options, watch).map(Report::Verify),
         }
     }
 
@@ -68,6 +73,7 @@ impl fmt::Display for Report {
             Self::Snapshot(report) => crate::snapshot::show(report, f),
             Self::Usage(used) => used.fmt(f),
             Self::Gc { dry_run, collected } => crate::gc::show(collected, *dry_run, f),
+            Self::Verify(report) => writeln!(f, "{report}"),
         }
     }
 }

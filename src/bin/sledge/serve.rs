@@ -11,16 +11,16 @@ use clap::{Args, ValueEnum};
 use sledge::filter::{ImmutableTags, ReadOnly};
 use sledge::server::{Server, ServerOptions};
 use sledge::store::Store;
-use sledge::store::sled::{Options, Sled, WhenFull};
+use sledge::store::sled::{Options, Sled, VerifyOptions, WhenFull};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use crate::collecting::Collecting;
 use crate::control::Control;
 use crate::policy::{self, Policy};
 use crate::printer::{Failure, Printer};
+use crate::recurring::Recurring;
 
 /// How many operations of the store run at once.
 const BLOCKING_THREADS: usize = 96;
@@ -40,6 +40,14 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "TIME", env = "SLEDGE_GC_INTERVAL", default_value = "1h",
         value_parser = humantime::parse_duration)]
     gc_interval: Duration,
+    /// How often all content is read and compared with its digest; 0s never does it by itself
+    #[arg(long, value_name = "TIME", env = "SLEDGE_VERIFY_INTERVAL", default_value = "30d",
+        value_parser = humantime::parse_duration)]
+    verify_interval: Duration,
+    /// How much of it is read in a second, such as 32MiB
+    #[arg(long, value_name = "SIZE", env = "SLEDGE_VERIFY_RATE", default_value = "32MiB",
+        value_parser = |text: &str| parse_size::parse_size(text))]
+    verify_rate: u64,
     /// Tags that are set once, and then neither moved nor deleted: a pattern with * and ?. May be repeated
     #[arg(long, value_name = "PATTERN")]
     immutable_tags: Vec<String>,
@@ -90,10 +98,13 @@ impl Serve {
             Failure::new(format!("cannot listen for commands in {}", data.display()), error)
         })?;
         printer.note(format_args!("sledge listening on http://{address}, data in {}", data.display()));
-        let collecting = Collecting::start(store.clone(), self.policy.options(), self.gc_interval);
+        let collecting = Recurring::collecting(store.clone(), self.policy.options(), self.gc_interval);
+        let options = VerifyOptions::new().rate(self.verify_rate);
+        let verifying = Recurring::verifying(store.clone(), options, self.verify_interval);
         let served = Server::new(self.front(store), ServerOptions::new()).serve(listener, shutdown).await;
         control.stop().await;
         collecting.stop().await;
+        verifying.stop().await;
         served.map_err(|error| Failure::new("the server stopped", error))
     }
 

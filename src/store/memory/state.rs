@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::upload::Session;
 use crate::error::{Error, Result};
 use crate::oci::{Contents, Descriptor, Digest, Manifest, Reference, ReferenceRole, RepositoryName, Tag};
-use crate::store::{BlobStat, Condition, Content, Pinned, ResidentBytes, View};
+use crate::store::{BlobStat, Check, Condition, Content, Pinned, ResidentBytes, View};
 
 #[derive(Default)]
 pub(super) struct State {
@@ -160,6 +160,10 @@ impl Content for Bytes {
 
     fn view(&self) -> Option<View> {
         Some(View::new(Arc::new(self.clone())))
+    }
+
+    fn check(&self) -> Option<Box<dyn Check>> {
+        None
     }
 }
 

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::index::{Changes, Index};
-use super::schema::{self, BLOCK, Content, Placement, Record, Repository, TOTALS_KEY, Totals, Tree};
+use super::schema::{
+    self, BLOCK, Content, Layer, Manifest, Placement, Record, Repository, TOTALS_KEY, Timestamp, Totals, Tree,
+};
 use crate::error::Result;
 use crate::oci::{Digest, RepositoryName};
 
@@ -72,18 +74,23 @@ impl Tally {
         Self::default()
     }
 
-    pub(super) fn blob_added(&mut self, content: &Content) {
-        self.blob(Sign::Plus, content);
+    pub(super) fn blob_added(&mut self, layer: &Layer) {
+        self.blob(Sign::Plus, layer);
     }
 
-    pub(super) fn blob_removed(&mut self, content: &Content) {
-        self.blob(Sign::Minus, content);
+    pub(super) fn blob_removed(&mut self, layer: &Layer) {
+        self.blob(Sign::Minus, layer);
     }
 
-    fn blob(&mut self, sign: Sign, content: &Content) {
+    fn blob(&mut self, sign: Sign, layer: &Layer) {
         self.totals.blobs += sign.of(1);
-        self.totals.blob_bytes += sign.of(content.size);
-        self.totals.file_bytes += sign.of(file_bytes(content));
+        self.totals.blob_bytes += sign.of(layer.content.size);
+        self.totals.file_bytes += sign.of(file_bytes(&layer.content, layer.quarantined_at));
+    }
+
+    /// The content of a blob or manifest goes out of `content/`.
+    pub(super) fn quarantined(&mut self, content: &Content) {
+        self.totals.file_bytes += Sign::Minus.of(file_bytes(content, None));
     }
 
     pub(super) fn linked(&mut self, repository: &RepositoryName, size: u64, others: Others) {
@@ -107,21 +114,21 @@ impl Tally {
         }
     }
 
-    pub(super) fn manifest_added(&mut self, repository: &RepositoryName, content: &Content) {
-        self.manifest(Sign::Plus, repository, content);
+    pub(super) fn manifest_added(&mut self, repository: &RepositoryName, manifest: &Manifest) {
+        self.manifest(Sign::Plus, repository, manifest);
     }
 
-    pub(super) fn manifest_removed(&mut self, repository: &RepositoryName, content: &Content) {
-        self.manifest(Sign::Minus, repository, content);
+    pub(super) fn manifest_removed(&mut self, repository: &RepositoryName, manifest: &Manifest) {
+        self.manifest(Sign::Minus, repository, manifest);
     }
 
-    fn manifest(&mut self, sign: Sign, repository: &RepositoryName, content: &Content) {
+    fn manifest(&mut self, sign: Sign, repository: &RepositoryName, manifest: &Manifest) {
         let own = self.repositories.entry(repository.clone()).or_default();
         for counts in [own, &mut self.totals] {
             counts.manifests += sign.of(1);
-            counts.manifest_bytes += sign.of(content.size);
+            counts.manifest_bytes += sign.of(manifest.content.size);
         }
-        self.totals.file_bytes += sign.of(file_bytes(content));
+        self.totals.file_bytes += sign.of(file_bytes(&manifest.content, manifest.quarantined_at));
     }
 
     /// Adds the new counts to `changes`; the record of a repository that holds nothing goes.
@@ -167,9 +174,10 @@ pub(super) fn totals(index: &Index) -> Result<Totals> {
     Ok(index.get::<Totals>(TOTALS_KEY)?.unwrap_or_default())
 }
 
-/// What content takes on the disk outside of the index.
-pub(super) const fn file_bytes(content: &Content) -> u64 {
+/// What content takes in `content/`: what is in quarantine is not there.
+pub(super) const fn file_bytes(content: &Content, quarantined_at: Option<Timestamp>) -> u64 {
     match content.placement {
+        _ if quarantined_at.is_some() => 0,
         Placement::Inline(_) => 0,
         Placement::File(_) => content.size.div_ceil(BLOCK).saturating_mul(BLOCK),
     }

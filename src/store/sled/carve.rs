@@ -323,19 +323,19 @@ fn is_later_tag(before: &[u8], value: &[u8]) -> bool {
 /// The tree that has keys and records of this form, of those that a rescue looks at.
 fn tree_of(key: &[u8], value: &[u8]) -> Option<Tree> {
     if value.is_empty() {
-        let is_use = schema::use_of_key(key).is_some();
-        return if is_use { Some(Tree::Uses) } else { schema::tagged_of_key(key).map(|_| Tree::Tagged) };
+        let is_use = schema::use_of_key(key).is_ok();
+        return if is_use { Some(Tree::Uses) } else { schema::tagged_of_key(key).ok().map(|_| Tree::Tagged) };
     }
-    if let Some((id, _)) = schema::chunk_of_key(key).filter(|_| key.len() == 20)
+    if let Ok((id, _)) = schema::chunk_of_key(key)
         && id.get_version_num() == 7
     {
         return Some(Tree::Chunks);
     }
-    if schema::digest_of_key(key).is_some() {
+    if schema::digest_of_key(Tree::Manifests, key).is_ok() {
         let is_manifest = schema::decode::<Manifest>(value).is_ok();
         let is_link = schema::decode::<Link>(value).is_ok();
         return if is_manifest { Some(Tree::Manifests) } else { is_link.then_some(Tree::Links) };
     }
-    let is_tag = schema::tag_of_key(key).is_some() && schema::decode::<Tag>(value).is_ok();
+    let is_tag = schema::tag_of_key(key).is_ok() && schema::decode::<Tag>(value).is_ok();
     is_tag.then_some(Tree::Tags)
 }

@@ -10,10 +10,13 @@ use uuid::Uuid;
 use super::desk::Steps;
 use super::index::Index;
 use super::map::Map;
+use super::opened::Opened;
+use super::quarantine::Owned;
 use super::schema::{self, Content as Recorded, Placement, Tree, damaged};
 use super::store::Core;
 use crate::error::{Error, Result};
-use crate::store::{Content, View};
+use crate::oci::Digest;
+use crate::store::{Check, Content, ResidentBytes, View};
 
 /// Content of at most so many bytes is read when it is opened; what is longer is read as it is asked for.
 const READ_AT_ONCE: u64 = 64 << 10;
@@ -23,18 +26,55 @@ pub(super) fn new_id() -> Uuid {
     Uuid::now_v7()
 }
 
-/// Opens committed content for reading.
-pub(super) fn open(core: &Arc<Core>, recorded: &Recorded) -> Result<Arc<dyn Content>> {
+/// Opens committed content for reading. What is read at once is also looked at: bytes of another digest are an error.
+pub(super) fn open(opened: Opened) -> Result<Arc<dyn Content>> {
+    let Owned { content: recorded, .. } = *opened.owned();
+    let core = opened.core();
     match recorded.placement {
-        _ if recorded.size <= READ_AT_ONCE => core
-            .read(|index| read_whole(index, core, recorded))
-            .map(|bytes| Arc::new(Bytes(bytes.into())) as _),
-        Placement::Inline(id) => Ok(Arc::new(Chunks { core: Arc::clone(core), id, size: recorded.size })),
+        _ if recorded.size <= READ_AT_ONCE => {
+            let bytes = core.read(|index| read_whole(index, core, &recorded))?;
+            opened.judge(&bytes)?;
+            Ok(Arc::new(Bytes(bytes.into())))
+        }
+        Placement::Inline(id) => Ok(Arc::new(Chunks { id, size: recorded.size, opened: Arc::new(opened) })),
         Placement::File(id) => {
             let file = open_file(core, id)?;
             check_length(id, &file, recorded.size)?;
-            Ok(Arc::new(InFile { file, size: recorded.size }))
+            Ok(Arc::new(InFile { file, size: recorded.size, opened: Arc::new(opened) }))
         }
+    }
+}
+
+/// Whether content is where its record says, as far as that shows without reading much: a file's length, and all of what is read
+/// at once.
+pub(super) fn looks_whole(core: &Core, digest: &Digest, recorded: &Recorded) -> Result<bool> {
+    if recorded.size <= READ_AT_ONCE {
+        let bytes = core.read(|index| read_whole(index, core, recorded));
+        return told_apart(bytes.map(|bytes| digest.algorithm().digest(&bytes) == *digest));
+    }
+    match recorded.placement {
+        Placement::Inline(_) => Ok(true),
+        Placement::File(id) => told_apart(
+            open_file(core, id).and_then(|file| check_length(id, &file, recorded.size)).map(|()| true),
+        ),
+    }
+}
+
+fn told_apart(outcome: Result<bool>) -> Result<bool> {
+    match outcome {
+        Err(error) if is_damage(&error) => Ok(false),
+        outcome => outcome,
+    }
+}
+
+/// Whether content is lost by what reading it failed with: it is not what was written, or the disk cannot give it. Other failures
+/// say nothing about it.
+pub(super) fn is_damage(error: &Error) -> bool {
+    let lost = rustix::io::Errno::IO.raw_os_error();
+    match error {
+        Error::Damaged { .. } => true,
+        Error::Io { source, .. } => source.raw_os_error() == Some(lost),
+        _ => false,
     }
 }
 
@@ -52,14 +92,14 @@ pub(super) fn read_whole(index: &Index, core: &Core, recorded: &Recorded) -> Res
     Ok(bytes)
 }
 
-fn open_file(core: &Core, id: Uuid) -> Result<File> {
+pub(super) fn open_file(core: &Core, id: Uuid) -> Result<File> {
     File::open(core.folder.content(id)).map_err(|error| match error.kind() {
         ErrorKind::NotFound => damaged(&format!("content {id}"), "its file is missing"),
         _ => Error::io(format!("opening content {id}"))(error),
     })
 }
 
-fn check_length(id: Uuid, file: &File, size: u64) -> Result<()> {
+pub(super) fn check_length(id: Uuid, file: &File, size: u64) -> Result<()> {
     let found = file.metadata().map_err(Error::io(format!("looking at content {id}")))?.len();
     if found == size {
         Ok(())
@@ -136,9 +176,13 @@ impl Content for Bytes {
     fn view(&self) -> Option<View> {
         Some(View::new(Arc::new(Self(Arc::clone(&self.0)))))
     }
+
+    fn check(&self) -> Option<Box<dyn Check>> {
+        None
+    }
 }
 
-impl crate::store::ResidentBytes for Bytes {
+impl ResidentBytes for Bytes {
     fn bytes(&self) -> &[u8] {
         &self.0
     }
@@ -149,9 +193,9 @@ impl crate::store::ResidentBytes for Bytes {
 }
 
 struct Chunks {
-    core: Arc<Core>,
     id: Uuid,
     size: u64,
+    opened: Arc<Opened>,
 }
 
 impl Content for Chunks {
@@ -165,17 +209,23 @@ impl Content for Chunks {
 
     fn read_at(&self, position: u64, buffer: &mut [u8]) -> io::Result<()> {
         check_range(self.size, position, buffer.len())?;
-        self.core.read(|index| read_chunks(index, self.id, position, buffer)).map_err(io::Error::other)
+        let read = self.opened.core().read(|index| read_chunks(index, self.id, position, buffer));
+        read.map_err(|error| self.opened.met(io::Error::other(error)))
     }
 
     fn view(&self) -> Option<View> {
         None
+    }
+
+    fn check(&self) -> Option<Box<dyn Check>> {
+        self.opened.check()
     }
 }
 
 struct InFile {
     file: File,
     size: u64,
+    opened: Arc<Opened>,
 }
 
 impl Content for InFile {
@@ -189,10 +239,30 @@ impl Content for InFile {
 
     fn read_at(&self, position: u64, buffer: &mut [u8]) -> io::Result<()> {
         check_range(self.size, position, buffer.len())?;
-        self.file.read_exact_at(buffer, position)
+        self.file.read_exact_at(buffer, position).map_err(|error| self.opened.met(error))
     }
 
     fn view(&self) -> Option<View> {
-        Map::new(&self.file).ok().map(|map| View::new(Arc::new(map)))
+        let map = Map::new(&self.file).ok()?;
+        Some(View::new(Arc::new(Mapped { map, opened: Arc::clone(&self.opened) })))
+    }
+
+    fn check(&self) -> Option<Box<dyn Check>> {
+        self.opened.check()
+    }
+}
+
+struct Mapped {
+    map: Map,
+    opened: Arc<Opened>,
+}
+
+impl ResidentBytes for Mapped {
+    fn bytes(&self) -> &[u8] {
+        self.map.bytes()
+    }
+
+    fn make_resident(&self, start: usize, length: usize) -> io::Result<()> {
+        self.map.make_resident(start, length).map_err(|error| self.opened.met(error))
     }
 }

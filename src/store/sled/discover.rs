@@ -1,7 +1,7 @@
 //! Listings: each reads as many entries as it returns, and a few more.
 
 use super::index::Index;
-use super::manifests::descriptor;
+use super::manifests::{descriptor, is_visible};
 use super::schema::{self, Manifest as Recorded, Referrer, Repository, Tag as RecordedTag, Tree};
 use super::store::Sled;
 use crate::error::{Error, Result};
@@ -48,12 +48,16 @@ pub(super) fn manifests(
     let mut page = Page::default();
     for entry in index.scan(Tree::Manifests, &prefix, after.as_deref())? {
         let (key, value) = entry?;
+        let recorded = schema::decode::<Recorded>(&value)?;
+        if recorded.quarantined_at.is_some() {
+            continue;
+        }
         if page.items.len() == limit {
             page.more = limit > 0;
             break;
         }
         let digest = schema::digest_after(Tree::Manifests, &key, &prefix)?;
-        page.items.push(descriptor(digest, &schema::decode::<Recorded>(&value)?)?);
+        page.items.push(descriptor(digest, &recorded)?);
     }
     Ok(page)
 }
@@ -73,9 +77,9 @@ pub(super) fn tags(
         let (key, value) = entry?;
         let recorded = schema::decode::<RecordedTag>(&value)?;
         let digest = recorded.digest.digest()?;
-        // A manifest that is being deleted has taken its tags out of sight already; neighbours often share one.
+        // A manifest that is being deleted, or whose bytes are bad, has taken its tags out of sight; neighbours often share one.
         if visible != Some(digest) {
-            if !index.contains(Tree::Manifests, &schema::digest_within(repository, &digest))? {
+            if !is_visible(index, &schema::digest_within(repository, &digest))? {
                 continue;
             }
             visible = Some(digest);

@@ -125,7 +125,7 @@ impl<'a> Finder<'a> {
         for entry in self.chunks.scan(Tree::Chunks, &[], None)? {
             let (key, value) = entry?;
             steps.done(1)?;
-            let Some((id, number)) = schema::chunk_of_key(&key) else { continue };
+            let Ok((id, number)) = schema::chunk_of_key(&key) else { continue };
             if current.as_ref().is_none_or(|group| group.id != id) {
                 end_group(current.replace(Group::new(id, algorithm)), found);
             }

@@ -3,6 +3,7 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use uuid::Uuid;
 
@@ -16,6 +17,11 @@ pub(super) struct Folder {
     content: PathBuf,
     /// Held open for its syncs: an error that a sync has to report reaches only descriptors that were open before it.
     content_handle: File,
+    quarantine: PathBuf,
+    /// Whether the folder for content that failed may be there: it is made at need.
+    has_quarantine: AtomicBool,
+    /// Whether something was removed from it since it was last synced.
+    quarantine_changed: AtomicBool,
     _lock: File,
 }
 
@@ -24,6 +30,7 @@ const FORMAT_WORDS: &str = "sledge store, format ";
 pub(super) const LOCK_FILE: &str = "lock";
 pub(super) const INDEX: &str = "index";
 pub(super) const CONTENT: &str = "content";
+const QUARANTINE: &str = "quarantine";
 /// What a creation, or something else that was cut short, leaves: the next opening removes it.
 const UNFINISHED: &str = "unfinished-";
 /// A new index before it is renamed into place.
@@ -82,7 +89,18 @@ impl Folder {
         let content = path.join(CONTENT);
         let content_handle =
             File::open(&content).map_err(Error::io(format!("opening the folder {}", content.display())))?;
-        Ok(Self { path, content, content_handle, _lock: lock })
+        let quarantine = path.join(QUARANTINE);
+        let has_quarantine = AtomicBool::new(quarantine.exists());
+        let quarantine_changed = AtomicBool::new(false);
+        Ok(Self {
+            path,
+            content,
+            content_handle,
+            quarantine,
+            has_quarantine,
+            quarantine_changed,
+            _lock: lock,
+        })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -101,9 +119,63 @@ impl Folder {
         self.content.join(id.simple().to_string())
     }
 
+    /// Where content is kept that failed.
+    pub(super) fn quarantined(&self, id: Uuid) -> PathBuf {
+        self.quarantine.join(id.simple().to_string())
+    }
+
+    /// The ids that files in `content/` and in `quarantine/` are named by. Other names are nobody's business here.
+    pub(super) fn ids(&self) -> io::Result<impl Iterator<Item = io::Result<Uuid>> + use<>> {
+        let quarantined = if self.has_quarantine() { Some(fs::read_dir(&self.quarantine)?) } else { None };
+        Ok(fs::read_dir(&self.content)?.chain(quarantined.into_iter().flatten()).filter_map(|entry| {
+            entry
+                .map(|entry| entry.file_name().to_str().and_then(|name| Uuid::try_parse(name).ok()))
+                .transpose()
+        }))
+    }
+
     /// Makes files that were made or removed in `content/` stay so (D7).
     pub(super) fn sync_content(&self) -> io::Result<()> {
         self.content_handle.sync_all()
+    }
+
+    /// Makes files that were put into `quarantine/` stay there.
+    pub(super) fn sync_quarantine(&self) -> io::Result<()> {
+        sync_folder(&self.quarantine)
+    }
+
+    /// Makes files that [`Folder::remove_quarantined`] took out of `quarantine/` stay so, if it did.
+    pub(super) fn sync_changed_quarantine(&self) -> io::Result<()> {
+        if self.quarantine_changed.swap(false, Ordering::AcqRel)
+            && let Err(error) = self.sync_quarantine()
+        {
+            self.quarantine_changed.store(true, Ordering::Release);
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// Makes the folder for content that failed, so that it stays.
+    pub(super) fn make_quarantine(&self) -> io::Result<()> {
+        make_folder(&self.quarantine)?;
+        self.has_quarantine.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    fn has_quarantine(&self) -> bool {
+        self.has_quarantine.load(Ordering::Acquire)
+    }
+
+    /// Removes what is kept of content that failed, if anything is; not durably yet. `true` if it is gone.
+    pub(super) fn remove_quarantined(&self, id: Uuid) -> bool {
+        if !self.has_quarantine() {
+            return true;
+        }
+        let path = self.quarantined(id);
+        if path.exists() {
+            self.quarantine_changed.store(true, Ordering::Release);
+        }
+        remove_file(&path)
     }
 
     /// How many bytes the filesystem has left for us.
@@ -112,6 +184,11 @@ impl Folder {
             .map_err(|error| Error::Io { doing: "asking for free space".to_owned(), source: error.into() })?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
+}
+
+/// `true` if it is gone, now or before.
+pub(super) fn remove_file(path: &Path) -> bool {
+    fs::remove_file(path).map_or_else(|error| error.kind() == ErrorKind::NotFound, |()| true)
 }
 
 /// Makes a folder and those above it, so that none of them goes with a power cut.

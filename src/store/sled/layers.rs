@@ -13,15 +13,22 @@ use crate::error::{Error, Result};
 use crate::oci::{Digest, RepositoryName};
 use crate::store::{BlobStat, MountSource};
 
-/// A blob's record, if the repository links it (C9).
+/// A blob's record, if the repository links it (C9) and its bytes are not known to be bad.
 pub(super) fn find(index: &Index, repository: &RepositoryName, digest: &Digest) -> Result<Layer> {
     look(index, repository, digest).map(|(layer, _)| layer)
 }
 
+/// The same with the link.
 pub(super) fn look(index: &Index, repository: &RepositoryName, digest: &Digest) -> Result<(Layer, Link)> {
+    let found = recorded(index, repository, digest)?;
+    found.filter(|(layer, _)| layer.quarantined_at.is_none()).ok_or_else(|| unknown(repository, digest))
+}
+
+/// What is recorded of a blob that the repository links, whatever its bytes are.
+fn recorded(index: &Index, repository: &RepositoryName, digest: &Digest) -> Result<Option<(Layer, Link)>> {
     let link = index.get::<Link>(&schema::digest_within(repository, digest))?;
     let layer = if link.is_some() { index.get::<Layer>(&schema::digest_key(digest))? } else { None };
-    layer.zip(link).ok_or_else(|| unknown(repository, digest))
+    Ok(layer.zip(link))
 }
 
 pub(super) fn stat(digest: &Digest, layer: &Layer) -> BlobStat {
@@ -55,7 +62,15 @@ impl Finished {
         let (mut changes, mut tally) = (Changes::new(), Tally::new());
         changes.remove(Tree::Uploads, schema::id_key(self.session));
         let mut retired = None;
-        let layer = match desk.index().get::<Layer>(&key)? {
+        let found = desk.index().get::<Layer>(&key)?;
+        let bad = found.as_ref().filter(|layer| layer.quarantined_at.is_some());
+        // What is linked in other repositories is readable there again.
+        let created_at = bad.map_or_else(Timestamp::now, |layer| layer.created_at);
+        if let Some(bad) = bad {
+            retired = Some(leftovers::retire(&mut changes, bad.content, None)?.was(bad.quarantined_at));
+            tally.blob_removed(bad);
+        }
+        let layer = match found.filter(|_| retired.is_none()) {
             // Somebody else was first: theirs stays, so that it never moves, and ours goes.
             Some(layer) => {
                 let written = self.tail_chunk > 0 || matches!(self.content.placement, Placement::File(_));
@@ -69,10 +84,9 @@ impl Finished {
                 for (number, chunk) in (self.tail_chunk..).zip(self.tail.chunks(schema::MAX_VALUE)) {
                     changes.set_value(Tree::Chunks, schema::chunk_key(id, number), chunk.to_vec());
                 }
-                let layer =
-                    Layer { content: self.content, created_at: Timestamp::now(), quarantined_at: None };
+                let layer = Layer { content: self.content, created_at, quarantined_at: None };
                 changes.set(key, &layer)?;
-                tally.blob_added(&layer.content);
+                tally.blob_added(&layer);
                 layer
             }
         };
@@ -135,7 +149,7 @@ pub(super) fn mount(
 }
 
 pub(super) fn delete(desk: &mut Desk<'_>, repository: &RepositoryName, digest: &Digest) -> Result<()> {
-    find(desk.index(), repository, digest)?;
+    recorded(desk.index(), repository, digest)?.ok_or_else(|| unknown(repository, digest))?;
     unlink(desk, repository, digest).map(|_| ())
 }
 
@@ -154,22 +168,22 @@ pub(super) fn unlink(
     changes.remove(Tree::Uses, schema::use_key(digest, repository));
 
     let layer = desk.index().get::<Layer>(&schema::digest_key(digest))?;
-    let content = layer.map(|layer| layer.content);
     let others = Others::of(desk.index(), digest, repository)?;
-    let last = content.filter(|_| others == Others::None);
-    tally.unlinked(repository, content.map_or(0, |content| content.size), others);
+    let size = layer.as_ref().map_or(0, |layer| layer.content.size);
+    let last = layer.filter(|_| others == Others::None);
+    tally.unlinked(repository, size, others);
     let mut retired = None;
-    if let Some(content) = last {
+    if let Some(layer) = &last {
         changes.remove(Tree::Layers, schema::digest_key(digest));
-        tally.blob_removed(&content);
-        retired = Some(leftovers::retire(&mut changes, content, None)?);
+        tally.blob_removed(layer);
+        retired = Some(leftovers::retire(&mut changes, layer.content, None)?.was(layer.quarantined_at));
     }
     tally.add_to(desk.index(), &mut changes)?;
     desk.apply(&changes)?;
     if let Some(retired) = retired {
         desk.retire(retired);
     }
-    Ok(last)
+    Ok(last.map(|layer| layer.content))
 }
 
 /// Makes a blob visible in a repository. Nothing references it yet, or so it is taken: it can be collected when the grace time

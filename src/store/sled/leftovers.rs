@@ -5,16 +5,16 @@
 //! nobody walks the store to find it.
 
 use std::fs;
-use std::io::ErrorKind;
 
 use uuid::Uuid;
 
 use super::content;
 use super::desk::{Desk, WINDOW};
+use super::folder;
 use super::index::{Changes, Index};
 use super::keep;
 use super::room::blocks;
-use super::schema::{self, Content, Leftover, Placement, Tree};
+use super::schema::{self, Content, Leftover, Placement, Timestamp, Tree};
 use super::store::Core;
 use crate::error::Result;
 use crate::oci::{self, Digest, RepositoryName};
@@ -23,15 +23,25 @@ use crate::oci::{self, Digest, RepositoryName};
 #[derive(Debug)]
 pub(super) struct Retired {
     leftover: Leftover,
+    /// Whether its file is counted among the content.
+    counted: bool,
     /// A manifest's references that are still recorded; `None` until they were read from its bytes.
     references: Option<Vec<Digest>>,
+    /// How far the repository's references have been searched for the manifest's, where its bytes do not tell which they are;
+    /// `None` when there is nothing to search for.
+    search: Option<Vec<u8>>,
     /// How far a manifest's referrers, which lose their subject, have been told; `None` when all were.
     referrers: Option<Vec<u8>>,
 }
 
 impl Retired {
     pub(super) const fn new(leftover: Leftover) -> Self {
-        Self { leftover, references: None, referrers: Some(Vec::new()) }
+        Self { leftover, counted: true, references: None, search: None, referrers: Some(Vec::new()) }
+    }
+
+    /// With when the content was quarantined, if it was: since then it is not counted, even where its file was not yet moved.
+    pub(super) fn was(self, quarantined_at: Option<Timestamp>) -> Self {
+        Self { counted: quarantined_at.is_none(), ..self }
     }
 
     pub(super) const fn content(&self) -> Uuid {
@@ -142,7 +152,7 @@ pub(super) fn sweep(desk: &mut Desk<'_>, core: &Core, retired: &mut Vec<Retired>
     }
     let files =
         retired.drain(..done).any(|gone| matches!(gone.leftover.content.placement, Placement::File(_)));
-    if files && core.folder.sync_content().is_err() {
+    if files && core.folder.sync_content().is_err() || core.folder.sync_changed_quarantine().is_err() {
         return Ok(());
     }
     desk.apply(&finished)
@@ -153,7 +163,10 @@ impl Retired {
     fn remove_records(&mut self, desk: &mut Desk<'_>, core: &Core) -> Result<bool> {
         let references = match self.references.take() {
             Some(references) => references,
-            None => self.recorded_references(desk.index(), core)?,
+            None => self.recorded_references(desk.index(), core)?.unwrap_or_else(|| {
+                self.search = Some(Vec::new());
+                Vec::new()
+            }),
         };
         let references = self.references.insert(references);
 
@@ -162,6 +175,7 @@ impl Retired {
             // Pushed again meanwhile: the same bytes, so the same references, and they are in use.
             if is_visible(desk.index(), &repository, &digest)? {
                 references.clear();
+                self.search = None;
                 self.referrers = None;
             }
             while changes.size() < WINDOW / 2
@@ -170,12 +184,13 @@ impl Retired {
                 changes.remove(Tree::References, schema::pointer_within(&repository, &referenced, &digest));
                 keep::stamp_if_abandoned(desk, &mut changes, &repository, &referenced, &digest)?;
             }
-            if references.is_empty() {
+            search_references(desk, &mut changes, &repository, &digest, &mut self.search)?;
+            if references.is_empty() && self.search.is_none() {
                 stamp_referrers(desk, &mut changes, &repository, &digest, &mut self.referrers)?;
             }
         }
         // The bytes tell what is to be removed, so they go last.
-        if references.is_empty() && changes.is_empty() {
+        if references.is_empty() && self.search.is_none() && changes.is_empty() {
             let id = self.leftover.content.placement.id();
             let mut chunks = desk.index().scan(Tree::Chunks, &schema::id_key(id), None)?;
             while changes.size() < WINDOW / 2 {
@@ -185,44 +200,71 @@ impl Retired {
                 }
             }
         }
-        let finished = changes.is_empty();
+        let finished = changes.is_empty() && self.search.is_none();
         desk.apply(&changes)?;
         Ok(finished)
     }
 
-    /// What the manifest's bytes say it references. Bytes that are not all there were still being prepared, and references are
-    /// recorded only after them.
-    fn recorded_references(&self, index: &Index, core: &Core) -> Result<Vec<Digest>> {
-        let Some((_, digest)) = manifest_of(&self.leftover)? else { return Ok(Vec::new()) };
-        let Ok(bytes) = content::read_whole(index, core, &self.leftover.content) else {
-            return Ok(Vec::new());
-        };
+    /// What the manifest's bytes say it references, if they are what they should be: they are not where they were still being
+    /// prepared (references are recorded only after them), or where they were found to be bad.
+    fn recorded_references(&self, index: &Index, core: &Core) -> Result<Option<Vec<Digest>>> {
+        let Some((_, digest)) = manifest_of(&self.leftover)? else { return Ok(Some(Vec::new())) };
+        let Ok(bytes) = content::read_whole(index, core, &self.leftover.content) else { return Ok(None) };
         if digest.algorithm().digest(&bytes) != digest {
-            return Ok(Vec::new());
+            return Ok(None);
         }
         // Which of the possible media types it was pushed with makes no difference to what it references.
         let contents = oci::Manifest::media_type_of(&bytes)
             .and_then(|media_type| oci::Manifest::new(media_type, bytes).contents());
-        Ok(contents.map_or_else(|_| Vec::new(), |contents| super::manifests::referenced(&contents)))
+        Ok(contents.ok().map(|contents| super::manifests::referenced(&contents)))
     }
 
-    /// Removes the file, if it is one; `true` if it is gone.
+    /// Removes the files, wherever they are; `true` if they are gone.
     fn unlink(&self, core: &Core) -> bool {
-        match self.leftover.content.placement {
-            Placement::Inline(_) => true,
-            Placement::File(id) => {
-                let path = core.folder.content(id);
-                let length = fs::metadata(&path).map_or(0, |found| found.len());
-                match fs::remove_file(path) {
-                    Ok(()) => {
-                        core.room.shrink(blocks(length));
-                        true
-                    }
-                    Err(error) => error.kind() == ErrorKind::NotFound,
-                }
+        let placement = self.leftover.content.placement;
+        // In this order: what is put aside meanwhile is moved from the one to the other, never back.
+        if let Placement::File(id) = placement {
+            let path = core.folder.content(id);
+            let found = fs::metadata(&path).map(|found| found.len());
+            if !folder::remove_file(&path) {
+                return false;
+            }
+            if self.counted {
+                core.room.shrink(found.map_or(0, blocks));
             }
         }
+        core.folder.remove_quarantined(placement.id())
     }
+}
+
+/// How many references are looked at in one go: they are the whole repository's.
+const SEARCH: usize = 4096;
+
+/// Removes a manifest's references that are found from where `after` says, as many as fit half a window.
+fn search_references(
+    desk: &Desk<'_>,
+    changes: &mut Changes,
+    repository: &RepositoryName,
+    manifest: &Digest,
+    after: &mut Option<Vec<u8>>,
+) -> Result<()> {
+    let Some(mut begin) = after.take() else { return Ok(()) };
+    let prefix = schema::within(repository);
+    let from = Some(begin.as_slice()).filter(|begin| !begin.is_empty());
+    for (number, entry) in desk.index().scan(Tree::References, &prefix, from)?.enumerate() {
+        if number == SEARCH || changes.size() > WINDOW / 2 {
+            *after = Some(begin);
+            return Ok(());
+        }
+        let (key, _) = entry?;
+        let (referenced, by) = schema::pointer_after(Tree::References, &key, &prefix)?;
+        if by == *manifest {
+            changes.remove(Tree::References, key.to_vec());
+            keep::stamp_if_abandoned(desk, changes, repository, &referenced, manifest)?;
+        }
+        begin = key.strip_prefix(prefix.as_slice()).unwrap_or_default().to_vec();
+    }
+    Ok(())
 }
 
 /// Stamps the referrers of a manifest that is gone, from where `after` says, as many as fit half a window.

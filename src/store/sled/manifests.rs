@@ -13,27 +13,49 @@ use super::keep;
 use super::leftovers;
 use super::room::{blocks, check_disk, write_error};
 use super::schema::{
-    self, Content, Kept, Leftover, Manifest as Recorded, Placement, Referrer, Tag as RecordedTag, Timestamp,
-    Tree,
+    self, Content, Kept, Layer, Leftover, Manifest as Recorded, Placement, Referrer, Tag as RecordedTag,
+    Timestamp, Tree,
 };
 use super::store::Core;
 use crate::error::{Error, Result};
 use crate::oci::{Contents, Descriptor, Digest, Manifest, Reference, ReferenceRole, RepositoryName, Tag};
 use crate::store::{Condition, MAX_TAGS_PER_PUSH, Pinned, PutManifest, References, check_tag};
 
-/// The manifest that a reference stands for.
+/// The manifest that a reference stands for, if its bytes are not known to be bad.
 pub(super) fn find(
     index: &Index,
     repository: &RepositoryName,
     reference: &Reference,
 ) -> Result<(Digest, Recorded)> {
-    let unknown = || Error::ManifestUnknown { repository: repository.clone(), reference: reference.clone() };
+    let (digest, recorded) = find_recorded(index, repository, reference)?;
+    if recorded.quarantined_at.is_some() {
+        return Err(unknown(repository, reference));
+    }
+    Ok((digest, recorded))
+}
+
+fn unknown(repository: &RepositoryName, reference: &Reference) -> Error {
+    Error::ManifestUnknown { repository: repository.clone(), reference: reference.clone() }
+}
+
+/// The manifest that a reference stands for, whatever its bytes are.
+fn find_recorded(
+    index: &Index,
+    repository: &RepositoryName,
+    reference: &Reference,
+) -> Result<(Digest, Recorded)> {
+    let unknown = || unknown(repository, reference);
     let digest = match reference {
         Reference::Digest(digest) => *digest,
         Reference::Tag(tag) => pointed_at(index, repository, tag)?.ok_or_else(unknown)?,
     };
     let recorded = index.get::<Recorded>(&schema::digest_within(repository, &digest))?.ok_or_else(unknown)?;
     Ok((digest, recorded))
+}
+
+/// Whether there is a manifest under this key whose bytes are not known to be bad.
+pub(super) fn is_visible(index: &Index, key: &[u8]) -> Result<bool> {
+    Ok(index.get::<Recorded>(key)?.is_some_and(|recorded| recorded.quarantined_at.is_none()))
 }
 
 pub(super) fn descriptor(digest: Digest, recorded: &Recorded) -> Result<Descriptor> {
@@ -147,8 +169,10 @@ impl Put {
         let before = present.as_ref().and_then(|present| present.unkept_since);
         let unkept_since = if self.tags.is_empty() { Some(desk.now()) } else { None };
         keep::move_candidate(&mut changes, Kept::Manifest, before, unkept_since, &self.repository, &digest);
+        let bad = present.as_ref().filter(|present| present.quarantined_at.is_some());
+        let kept = present.as_ref().map(|present| present.content).filter(|_| bad.is_none());
         let recorded = Recorded {
-            content: present.as_ref().map_or(self.content, |present| present.content),
+            content: kept.unwrap_or(self.content),
             media_type: self.manifest.media_type().to_string(),
             subject: self.contents.subject.as_ref().map(Into::into),
             pushed_at: Timestamp::now(),
@@ -170,13 +194,22 @@ impl Put {
             changes.set(key, &Referrer { artifact_type })?;
         }
         point(desk, &mut changes, &self.repository, &digest, &self.tags)?;
-        if present.is_none() {
-            tally.manifest_added(&self.repository, &self.content);
+        let mut retired = None;
+        if let Some(bad) = bad {
+            // Only its bytes go: what it references is what the new ones reference.
+            retired = Some(leftovers::retire(&mut changes, bad.content, None)?.was(bad.quarantined_at));
+            tally.manifest_removed(&self.repository, bad);
+        }
+        if kept.is_none() {
+            tally.manifest_added(&self.repository, &recorded);
             tally.add_to(desk.index(), &mut changes)?;
             self.add_parts(desk, &mut changes)?;
         }
         desk.apply(&changes)?;
-        Ok(present.is_none())
+        if let Some(retired) = retired {
+            desk.retire(retired);
+        }
+        Ok(kept.is_none())
     }
 
     fn check_references(&self, index: &Index) -> Result<()> {
@@ -187,9 +220,7 @@ impl Put {
                 ReferenceRole::Manifest(_) => Tree::Manifests,
                 ReferenceRole::Config | ReferenceRole::Layer(_) => Tree::Links,
             };
-            if seen.insert((tree, reference.digest))
-                && !index.contains(tree, &schema::digest_within(&self.repository, &reference.digest))?
-            {
+            if seen.insert((tree, reference.digest)) && !self.has(index, tree, &reference.digest)? {
                 missing.push((reference.role, reference.digest));
             }
         }
@@ -197,6 +228,16 @@ impl Put {
             return Ok(());
         }
         Err(Error::ReferencesMissing { repository: self.repository.clone(), missing })
+    }
+
+    fn has(&self, index: &Index, tree: Tree, digest: &Digest) -> Result<bool> {
+        let key = schema::digest_within(&self.repository, digest);
+        if tree == Tree::Manifests {
+            return is_visible(index, &key);
+        }
+        // Bytes that are known to be bad are to be pushed again.
+        let layer = || index.get::<Layer>(&schema::digest_key(digest));
+        Ok(index.contains(tree, &key)? && layer()?.is_some_and(|layer| layer.quarantined_at.is_none()))
     }
 
     /// Adds bytes and references: to the publishing transaction where they fit, and else in steps before it, under a record
@@ -315,7 +356,7 @@ pub(super) fn delete(
     digest: &Digest,
     pinned: &Pinned,
 ) -> Result<()> {
-    let (_, recorded) = find(desk.index(), repository, &Reference::Digest(*digest))?;
+    let (_, recorded) = find_recorded(desk.index(), repository, &Reference::Digest(*digest))?;
     if !pinned.is_none() {
         let prefix = schema::digest_within(repository, digest);
         for entry in desk.index().scan(Tree::Tagged, &prefix, None)? {
@@ -332,9 +373,10 @@ pub(super) fn delete(
     if let Some(subject) = &recorded.subject {
         changes.remove(Tree::Referrers, schema::pointer_within(repository, &subject.digest()?, digest));
     }
-    tally.manifest_removed(repository, &recorded.content);
+    tally.manifest_removed(repository, &recorded);
     tally.add_to(desk.index(), &mut changes)?;
-    let retired = leftovers::retire(&mut changes, recorded.content, Some((repository, digest)))?;
+    let retired = leftovers::retire(&mut changes, recorded.content, Some((repository, digest)))?
+        .was(recorded.quarantined_at);
     leftovers::add_tags(desk.index(), &mut changes, repository, digest)?;
     desk.apply(&changes)?;
     desk.retire(retired);
@@ -343,7 +385,7 @@ pub(super) fn delete(
 
 pub(super) fn delete_tag(desk: &mut Desk<'_>, repository: &RepositoryName, tag: &Tag) -> Result<()> {
     let reference = Reference::Tag(tag.clone());
-    let (digest, _) = find(desk.index(), repository, &reference)?;
+    let (digest, _) = find_recorded(desk.index(), repository, &reference)?;
     let mut changes = Changes::new();
     changes.remove(Tree::Tags, schema::tag_within(repository, tag));
     changes.remove(Tree::Tagged, schema::tagged_within(repository, &digest, tag));

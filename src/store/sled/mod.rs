@@ -22,8 +22,10 @@ mod leftovers;
 mod making;
 mod manifests;
 mod map;
+mod opened;
 mod options;
 mod progress;
+mod quarantine;
 mod rescue;
 mod restore;
 mod retain;
@@ -37,6 +39,7 @@ mod staged;
 mod store;
 mod uploads;
 mod usage;
+mod verify;
 mod writer;
 
 #[cfg(test)]
@@ -53,3 +56,4 @@ pub use retain::{MOST_KEPT_LAST, Retention};
 pub use snapshot::{SnapshotOptions, SnapshotReport};
 pub use store::Sled;
 pub use usage::{RepositoryUsage, Usage};
+pub use verify::{Fault, FaultKind, Orphan, Quarantined, Read, VerifyOptions, VerifyReport};

@@ -34,7 +34,7 @@ impl fmt::Display for Progress {
 pub type Watch<'a> = &'a mut (dyn FnMut(&Progress) -> ControlFlow<()> + 'a);
 
 /// So much time goes by between two words about it.
-const EVERY: Duration = Duration::from_millis(200);
+pub(super) const EVERY: Duration = Duration::from_millis(200);
 
 /// Counts, and tells.
 pub(super) struct Steps<'w, 'a> {

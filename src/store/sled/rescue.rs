@@ -191,11 +191,15 @@ impl Run<'_> {
     /// Each blob that a repository links, as one of two trees says.
     fn links(&mut self, watch: &mut Watch<'_>) -> Result<()> {
         for (tree, read) in [
-            (Tree::Links, schema::digest_of_key as fn(&[u8]) -> Option<(RepositoryName, Digest)>),
-            (Tree::Uses, schema::use_of_key),
+            (
+                Tree::Links,
+                (|key| schema::digest_of_key(Tree::Links, key))
+                    as fn(&[u8]) -> Result<(RepositoryName, Digest)>,
+            ),
+            (Tree::Uses, |key| schema::use_of_key(key).map(|(digest, repository)| (repository, digest))),
         ] {
             for entry in self.readable.scan(tree, &[], None)? {
-                let Some((repository, digest)) = read(&entry?.0) else { continue };
+                let Ok((repository, digest)) = read(&entry?.0) else { continue };
                 if self.has_blob(&repository, &digest)? {
                     continue;
                 }
@@ -211,7 +215,7 @@ impl Run<'_> {
     fn manifests(&mut self, watch: &mut Watch<'_>) -> Result<()> {
         for entry in self.readable.scan(Tree::Manifests, &[], None)? {
             let (key, value) = entry?;
-            let Some((repository, digest)) = schema::digest_of_key(&key) else { continue };
+            let Ok((repository, digest)) = schema::digest_of_key(Tree::Manifests, &key) else { continue };
             let media_type = schema::decode::<Recorded>(&value).ok();
             let media_type = media_type.and_then(|recorded| recorded.media_type.parse().ok());
             if !self.put_manifest(&repository, &digest, media_type, watch)? {
@@ -226,7 +230,7 @@ impl Run<'_> {
         let mut tags = BTreeSet::new();
         for entry in self.readable.scan(Tree::Tags, &[], None)? {
             let (key, value) = entry?;
-            if let Some((repository, tag)) = schema::tag_of_key(&key)
+            if let Ok((repository, tag)) = schema::tag_of_key(&key)
                 && let Ok(Ok(digest)) = schema::decode::<RecordedTag>(&value).map(|tag| tag.digest.digest())
             {
                 self.tag(&repository, &tag, &digest, watch)?;
@@ -234,7 +238,7 @@ impl Run<'_> {
             }
         }
         for entry in self.readable.scan(Tree::Tagged, &[], None)? {
-            if let Some((repository, digest, tag)) = schema::tagged_of_key(&entry?.0) {
+            if let Ok((repository, digest, tag)) = schema::tagged_of_key(&entry?.0) {
                 let named = (repository, tag);
                 if !tags.contains(&named) {
                     self.tag(&named.0, &named.1, &digest, watch)?;

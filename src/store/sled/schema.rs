@@ -15,11 +15,13 @@
 //! candidates-1    kind, since, repository 00 digest -> ()          a link or manifest that nothing keeps, since that uptime
 //! used-1          when, repository 00 digest      -> ()            a manifest was pushed or pulled then, about
 //! repositories-1  repository                      -> Repository    exists while a counter is above zero
-//! meta-1          name                            -> Uptime, Totals
+//! meta-1          name                            -> Uptime, Totals, Verifying
 //! ```
 //!
 //! A digest is one byte for the algorithm and then the raw hash, so that the order of keys is the order of the text forms and
 //! a digest inside a key ends where its algorithm says. Records are bincode (variable-length integers, nothing may follow).
+
+mod keys;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -29,7 +31,10 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
-use crate::oci::{Algorithm, Digest, RepositoryName, Tag as TagName};
+use crate::oci::{Algorithm, Digest};
+
+pub(super) use keys::*;
+use keys::{push_digest, take_digest};
 
 /// The format of the data folder as a whole. It is raised when a tree's name or the layout of the folder changes.
 pub(super) const FORMAT: u32 = 2;
@@ -107,7 +112,8 @@ macro_rules! records {
 }
 
 records!(Layer in Layers, Link in Links, Manifest in Manifests, Tag in Tags, Referrer in Referrers, Upload in Uploads,
-    Leftover in Leftovers, Repository in Repositories, Uptime in Meta, Totals in Meta);
+    Leftover in Leftovers, Repository in Repositories, Uptime in Meta, Totals in Meta,
+    Verifying in Meta);
 
 /// Where content is kept. An id is never used twice (D7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -226,8 +232,17 @@ pub(super) struct Totals {
     pub(super) blob_bytes: u64,
     pub(super) manifests: u64,
     pub(super) manifest_bytes: u64,
-    /// What the files of blobs and manifests take on the disk, in whole blocks of [`BLOCK`].
+    /// What the files of blobs and manifests in `content/` take on the disk, in whole blocks of [`BLOCK`].
     pub(super) file_bytes: u64,
+}
+
+/// Where a verification stands that was not finished.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Verifying {
+    /// Whether it reads manifests, and all blobs were read.
+    pub(super) manifests: bool,
+    /// The key of the last that was read; empty at the beginning.
+    pub(super) after: Vec<u8>,
 }
 
 /// The unit in which a file takes room on the disk, in bytes.
@@ -318,248 +333,10 @@ pub(super) fn damaged(what: &str, reason: &str) -> Error {
     Error::Damaged { what: what.to_owned(), reason: reason.to_owned() }
 }
 
-fn push_digest(key: &mut Vec<u8>, digest: &Digest) {
-    key.push(match digest.algorithm() {
-        Algorithm::Sha256 => 1,
-        Algorithm::Sha512 => 2,
-    });
-    key.extend_from_slice(digest.as_bytes());
-}
-
-fn take_digest(key: &[u8]) -> Option<(Digest, &[u8])> {
-    let (code, rest) = key.split_first()?;
-    let algorithm = match code {
-        1 => Algorithm::Sha256,
-        2 => Algorithm::Sha512,
-        _ => return None,
-    };
-    let (hash, rest) = rest.split_at_checked(algorithm.size())?;
-    Some((Digest::from_bytes(algorithm, hash).ok()?, rest))
-}
-
-/// The key in `layers-1`, and the prefix of a blob's keys in `uses-1`.
-pub(super) fn digest_key(digest: &Digest) -> Vec<u8> {
-    RawDigest::from(digest).0
-}
-
-pub(super) fn use_key(digest: &Digest, repository: &RepositoryName) -> Vec<u8> {
-    let mut key = digest_key(digest);
-    key.extend_from_slice(repository.as_str().as_bytes());
-    key
-}
-
-/// The repository at the end of a key in `uses-1`.
-pub(super) fn repository_of_use(key: &[u8]) -> Result<RepositoryName> {
-    take_digest(key)
-        .and_then(|(_, repository)| repository_name(repository))
-        .ok_or_else(|| damaged_key(Tree::Uses))
-}
-
-/// The key in `repositories-1`.
-pub(super) fn repository_key(repository: &RepositoryName) -> Vec<u8> {
-    repository.as_str().as_bytes().to_vec()
-}
-
-pub(super) fn repository_of_key(key: &[u8]) -> Result<RepositoryName> {
-    repository_name(key).ok_or_else(|| damaged_key(Tree::Repositories))
-}
-
-fn repository_name(text: &[u8]) -> Option<RepositoryName> {
-    std::str::from_utf8(text).ok()?.parse().ok()
-}
-
-/// What all the keys of one repository begin with, in the trees that have a repository first.
-pub(super) fn within(repository: &RepositoryName) -> Vec<u8> {
-    let mut key = Vec::with_capacity(repository.as_str().len() + 1 + 65 + 65);
-    key.extend_from_slice(repository.as_str().as_bytes());
-    key.push(0);
-    key
-}
-
-/// The key in `links-1` and `manifests-1`; the prefix in `references-1`, `tagged-1` and `referrers-1`.
-pub(super) fn digest_within(repository: &RepositoryName, digest: &Digest) -> Vec<u8> {
-    let mut key = within(repository);
-    push_digest(&mut key, digest);
-    key
-}
-
-/// The key in `references-1` and `referrers-1`: first what is pointed at, then the manifest that points.
-pub(super) fn pointer_within(repository: &RepositoryName, at: &Digest, manifest: &Digest) -> Vec<u8> {
-    let mut key = digest_within(repository, at);
-    push_digest(&mut key, manifest);
-    key
-}
-
-/// The key in `tags-1`.
-pub(super) fn tag_within(repository: &RepositoryName, tag: &TagName) -> Vec<u8> {
-    let mut key = within(repository);
-    key.extend_from_slice(tag.as_str().as_bytes());
-    key
-}
-
-/// The key in `tagged-1`.
-pub(super) fn tagged_within(repository: &RepositoryName, digest: &Digest, tag: &TagName) -> Vec<u8> {
-    let mut key = digest_within(repository, digest);
-    key.extend_from_slice(tag.as_str().as_bytes());
-    key
-}
-
-/// What a candidate is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kept {
-    /// A link that no manifest references.
-    Link,
-    /// A manifest without tag, index or subject.
-    Manifest,
-}
-
-impl Kept {
-    const fn code(self) -> u8 {
-        match self {
-            Self::Link => 1,
-            Self::Manifest => 2,
-        }
-    }
-}
-
-/// The prefix in `candidates-1` of all of a kind, the oldest first.
-pub(super) fn candidates(kind: Kept) -> Vec<u8> {
-    vec![kind.code()]
-}
-
-/// The key in `candidates-1`.
-pub(super) fn candidate_key(
-    kind: Kept,
-    since: Uptime,
-    repository: &RepositoryName,
-    digest: &Digest,
-) -> Vec<u8> {
-    let mut key = candidates(kind);
-    key.extend_from_slice(&since.0.to_be_bytes());
-    key.extend_from_slice(&digest_within(repository, digest));
-    key
-}
-
-/// The key in `used-1`.
-pub(super) fn used_key(at: Uptime, repository: &RepositoryName, digest: &Digest) -> Vec<u8> {
-    [&at.0.to_be_bytes()[..], &digest_within(repository, digest)].concat()
-}
-
-/// What a key in `used-1` says.
-pub(super) fn used_of_key(key: &[u8]) -> Result<(Uptime, RepositoryName, Digest)> {
-    dated(Tree::Used, key)
-}
-
-/// What a key in `candidates-1` says.
-pub(super) fn candidate_of_key(key: &[u8]) -> Result<(Uptime, RepositoryName, Digest)> {
-    dated(Tree::Candidates, key.get(1..).unwrap_or_default())
-}
-
-fn dated(tree: Tree, key: &[u8]) -> Result<(Uptime, RepositoryName, Digest)> {
-    let parts = || {
-        let (since, rest) = key.split_first_chunk()?;
-        let end = rest.iter().position(|byte| *byte == 0)?;
-        let repository = repository_name(rest.get(..end)?)?;
-        match take_digest(rest.get(end + 1..)?)? {
-            (digest, b"") => Some((Uptime(u64::from_be_bytes(*since)), repository, digest)),
-            _ => None,
-        }
-    };
-    parts().ok_or_else(|| damaged_key(tree))
-}
-
-/// The keys in `meta-1`.
-pub(super) const UPTIME_KEY: &[u8] = b"uptime";
-pub(super) const TOTALS_KEY: &[u8] = b"totals";
-
-/// A key of `layers-1` or `manifests-1` for people.
-pub(super) fn shown(key: &[u8]) -> String {
-    match (take_digest(key), digest_of_key(key)) {
-        (Some((digest, b"")), _) => digest.to_string(),
-        (_, Some((repository, digest))) => format!("{digest} in {repository}"),
-        _ => "with a damaged key".to_owned(),
-    }
-}
-
-/// The repository that a key begins with, and what follows it.
-fn take_repository(key: &[u8]) -> Option<(RepositoryName, &[u8])> {
-    let end = key.iter().position(|byte| *byte == 0)?;
-    Some((repository_name(key.get(..end)?)?, key.get(end + 1..)?))
-}
-
-/// What a key in `links-1` or `manifests-1` says.
-pub(super) fn digest_of_key(key: &[u8]) -> Option<(RepositoryName, Digest)> {
-    let (repository, rest) = take_repository(key)?;
-    match take_digest(rest)? {
-        (digest, b"") => Some((repository, digest)),
-        _ => None,
-    }
-}
-
-/// What a key in `uses-1` says.
-pub(super) fn use_of_key(key: &[u8]) -> Option<(RepositoryName, Digest)> {
-    let (digest, repository) = take_digest(key)?;
-    Some((repository_name(repository)?, digest))
-}
-
-/// What a key in `tags-1` says.
-pub(super) fn tag_of_key(key: &[u8]) -> Option<(RepositoryName, TagName)> {
-    let (repository, tag) = take_repository(key)?;
-    Some((repository, std::str::from_utf8(tag).ok()?.parse().ok()?))
-}
-
-/// What a key in `tagged-1` says.
-pub(super) fn tagged_of_key(key: &[u8]) -> Option<(RepositoryName, Digest, TagName)> {
-    let (repository, rest) = take_repository(key)?;
-    let (digest, tag) = take_digest(rest)?;
-    Some((repository, digest, std::str::from_utf8(tag).ok()?.parse().ok()?))
-}
-
-/// The content that a key in `chunks-1` belongs to, and the chunk's number.
-pub(super) fn chunk_of_key(key: &[u8]) -> Option<(Uuid, u32)> {
-    let (id, number) = key.split_first_chunk::<16>()?;
-    Some((Uuid::from_bytes(*id), u32::from_be_bytes(number.try_into().ok()?)))
-}
-
-/// The digest that follows a prefix and ends a key.
-pub(super) fn digest_after(tree: Tree, key: &[u8], prefix: &[u8]) -> Result<Digest> {
-    match key.strip_prefix(prefix).and_then(take_digest) {
-        Some((digest, b"")) => Ok(digest),
-        _ => Err(damaged_key(tree)),
-    }
-}
-
-/// The tag that follows a prefix and ends a key.
-pub(super) fn tag_after(tree: Tree, key: &[u8], prefix: &[u8]) -> Result<TagName> {
-    key.strip_prefix(prefix)
-        .and_then(|tag| std::str::from_utf8(tag).ok())
-        .and_then(|tag| tag.parse().ok())
-        .ok_or_else(|| damaged_key(tree))
-}
-
-/// The key in `uploads-1` and `leftovers-1`.
-pub(super) fn id_key(id: Uuid) -> Vec<u8> {
-    id.as_bytes().to_vec()
-}
-
-/// The session in a key in `uploads-1`.
-pub(super) fn session_of_key(key: &[u8]) -> Result<Uuid> {
-    Uuid::from_slice(key).map_err(|_| damaged_key(Tree::Uploads))
-}
-
-pub(super) fn chunk_key(content: Uuid, number: u32) -> Vec<u8> {
-    let mut key = id_key(content);
-    key.extend_from_slice(&number.to_be_bytes());
-    key
-}
-
-fn damaged_key(tree: Tree) -> Error {
-    damaged(&format!("a key in {}", tree.name()), "it does not have the tree's form")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::oci::{RepositoryName, Tag as TagName};
 
     #[test]
     fn keys_read_back_what_they_were_made_of() {

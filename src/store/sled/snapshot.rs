@@ -152,7 +152,8 @@ fn earlier(since: &Path) -> Result<PathBuf> {
     Err(Error::Unsupported(format!("{} holds no earlier snapshot", since.display())))
 }
 
-/// Makes leftovers of the sessions that a copy has: their bytes are not brought along, or are chunks to be removed.
+/// Makes leftovers of the sessions that a copy has: their bytes are not brought along, or are chunks to be removed. A verification
+/// that was begun where it comes from has seen nothing of its files.
 pub(super) fn end_sessions(new: &Rewrite) -> Result<()> {
     let uploads: Vec<_> = new.index().scan(Tree::Uploads, &[], None)?.collect::<Result<_>>()?;
     for (key, value) in uploads {
@@ -162,7 +163,7 @@ pub(super) fn end_sessions(new: &Rewrite) -> Result<()> {
         new.put(Tree::Uploads, &key, None)?;
         new.put(Tree::Leftovers, &schema::id_key(content.placement.id()), Some(&leftover))?;
     }
-    Ok(())
+    new.put(Tree::Meta, schema::VERIFYING_KEY, None)
 }
 
 /// Brings every file that a record of the new index names.

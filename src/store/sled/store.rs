@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use crossbeam::sync::ShardedLock;
@@ -17,7 +18,9 @@ use super::keep;
 use super::layers;
 use super::leftovers;
 use super::manifests;
+use super::opened::{Opened, Seen};
 use super::options::Options;
+use super::quarantine::{self, Owned};
 use super::room::Room;
 use super::schema::{self, Kept, Uptime, damaged};
 use super::sessions::Sessions;
@@ -53,6 +56,8 @@ pub(super) struct Core {
     pub(super) folder: Folder,
     pub(super) options: Options,
     pub(super) clock: Clock,
+    pub(super) seen: Seen,
+    pub(super) verifying: AtomicBool,
     pub(super) room: Room,
     /// Tells this boot of the machine from others, where the system says.
     pub(super) boot: Option<Uuid>,
@@ -104,6 +109,8 @@ impl Sled {
         let room = Room::open(options.budget, &index, &folder)?;
         let core = Arc::new(Core {
             clock,
+            seen: Seen::default(),
+            verifying: AtomicBool::new(false),
             room,
             index: ShardedLock::new(Some(index)),
             location,
@@ -142,6 +149,11 @@ impl Sled {
     fn find(&self, repository: &RepositoryName, reference: &Reference) -> Result<(Digest, schema::Manifest)> {
         self.0.core.read(|index| manifests::find(index, repository, reference))
     }
+
+    /// Has a failure to read looked at; the reader has failed whatever comes of it.
+    fn doubt(&self, owned: &Owned) {
+        let _ = quarantine::doubt(&self.0, owned);
+    }
 }
 
 impl fmt::Debug for Sled {
@@ -154,8 +166,12 @@ impl fmt::Debug for Sled {
 const LOOK_AGAIN: usize = 8;
 
 /// Finds a record and reads what it names. When reading fails, the record may have been replaced or removed meanwhile, which is
-/// no damage: then the new one counts.
-fn read_stable<R: PartialEq, T>(find: impl Fn() -> Result<R>, read: impl Fn(&R) -> Result<T>) -> Result<T> {
+/// no damage: then the new one counts. Of what stays, `doubt` is told.
+fn read_stable<R: PartialEq, T>(
+    find: impl Fn() -> Result<R>,
+    read: impl Fn(&R) -> Result<T>,
+    doubt: impl FnOnce(&R),
+) -> Result<T> {
     let mut record = find()?;
     for _ in 0..LOOK_AGAIN {
         let failure = match read(&record) {
@@ -164,6 +180,7 @@ fn read_stable<R: PartialEq, T>(find: impl Fn() -> Result<R>, read: impl Fn(&R) 
         };
         let again = find()?;
         if again == record {
+            doubt(&record);
             return Err(failure);
         }
         record = again;
@@ -184,6 +201,7 @@ impl Pull for Sled {
                     damaged(&format!("manifest {digest} in {repository}"), &error.to_string())
                 })
             },
+            |(digest, record)| self.doubt(&Owned::manifest(repository, digest, record)),
         )
     }
 
@@ -201,8 +219,10 @@ impl Pull for Sled {
         read_stable(
             || core.read(|index| layers::find(index, repository, digest)),
             |layer| {
-                Ok(Blob { stat: layers::stat(digest, layer), content: content::open(core, &layer.content)? })
+                let opened = Opened::new(&self.0, Owned::blob(digest, layer));
+                Ok(Blob { stat: layers::stat(digest, layer), content: content::open(opened)? })
             },
+            |layer| self.doubt(&Owned::blob(digest, layer)),
         )
     }
 
@@ -229,6 +249,7 @@ impl Push for Sled {
         let core = &self.0.core;
         let put = manifests::Put::prepare(core, repository, manifest, options)?;
         evict::make_room(&self.0, manifest.bytes().len() as u64)?;
+        quarantine::notice_manifest(&self.0, repository, manifest)?;
         let Some(id) = put.file() else {
             return self.0.writer.run(ADD, |desk| put.publish(desk)).map(|_| ());
         };

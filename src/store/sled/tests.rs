@@ -2,6 +2,7 @@
 
 mod collect;
 mod evict;
+mod verify;
 
 use std::fs;
 use std::io::Write as _;

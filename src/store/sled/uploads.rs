@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::evict;
 use super::layers;
+use super::quarantine;
 use super::room::{Promise, check_disk};
 use super::schema::{self, Content, Layer, Upload as Record};
 use super::sessions::Session;
@@ -185,6 +186,7 @@ impl Writing {
         if state.is_held() {
             evict::make_room(&self.shared, state.status().offset)?;
         }
+        quarantine::notice_blob(&self.shared, digest)?;
         let (finished, terms) = state.finished(&self.shared.core, &self.session, digest)?;
         let content = finished.content;
         let outcome = match self.shared.writer.run(terms, move |desk| finished.publish(desk)) {
