@@ -4,8 +4,9 @@
 //! The file is a row of segments, in each of which stand messages, one after the other: a header with the number of the segment
 //! in the log's order, the page that it is about, and its length; then a page's new entries all together, or one entry that is
 //! set or removed. They are made again in that order, as far as they can be read, page by page; in the end the entries of all
-//! pages are sorted into trees by the form of their keys and records. A message counts when all of it has its form to the last
-//! byte and it belongs to its segment; what an entry then says is checked as everything in a rescue is, by its digest.
+//! pages are sorted into trees by the form of their keys and records. A message counts when its checksum and its form are right
+//! and it belongs to its segment; what an entry then says is checked as everything in a rescue is, by its digest. Where what is
+//! missing removed something, that is there again.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -28,7 +29,7 @@ const LINK: u8 = 10;
 const LAST_KIND: u8 = 11;
 
 /// No page that is ours is longer: sixteen entries of the longest.
-const LONGEST_PAGE: u64 = 256 << 10;
+const LONGEST_PAGE: usize = 256 << 10;
 
 /// Whether there are places in the log that are no messages and have messages behind them, so that what sled reads may not be
 /// all there is. (It leaves such places itself where it goes on after it was opened.) Then the entries of all pages, by page and
@@ -101,12 +102,12 @@ fn number_of(segment: &[u8]) -> Option<u64> {
     let mut at = SEGMENT_HEADER;
     let mut number = None;
     while let Some(rest) = segment.get(at..).filter(|rest| !rest.is_empty()) {
-        match message(rest) {
-            Some(found) if matches!(found.body, Body::Node(..) | Body::Set(..)) => {
+        match message(rest).filter(Message::has_form) {
+            Some(found) => {
                 number = number.max(Some(found.segment));
                 at += found.length;
             }
-            _ => at += 1,
+            None => at += 1,
         }
     }
     number
@@ -117,7 +118,8 @@ fn messages(segment: &[u8], number: u64) -> impl Iterator<Item = Message<'_>> {
     let mut gap = false;
     std::iter::from_fn(move || {
         while let Some(rest) = segment.get(at..).filter(|rest| !rest.is_empty()) {
-            if let Some(found) = message(rest).filter(|found| found.segment == number) {
+            let found = message(rest).filter(|found| found.segment == number && (!gap || found.has_form()));
+            if let Some(found) = found {
                 at += found.length;
                 return Some(Message { after_gap: std::mem::take(&mut gap), ..found });
             }
@@ -128,25 +130,69 @@ fn messages(segment: &[u8], number: u64) -> impl Iterator<Item = Message<'_>> {
     })
 }
 
+impl Message<'_> {
+    /// Whether it can be told from any bytes at all: its checksum alone is met by chance now and then.
+    const fn has_form(&self) -> bool {
+        matches!(self.body, Body::Node(..) | Body::Set(..))
+    }
+}
+
 /// The message that some bytes begin with, if they do.
 fn message(bytes: &[u8]) -> Option<Message<'_>> {
-    let kind = *bytes.get(4)?;
+    let (checksum, rest) = bytes.split_first_chunk()?;
+    let kind = *rest.first()?;
     if !(1..=LAST_KIND).contains(&kind) {
         return None;
     }
-    let mut rest = bytes.get(5..)?;
-    let (length, segment, page) = (varint(&mut rest)?, varint(&mut rest)?, varint(&mut rest)?);
-    let header = bytes.len() - rest.len();
-    let body = rest.get(..usize::try_from(length).ok()?)?;
-    let body = match kind {
-        NODE | LINK if length > LONGEST_PAGE => return None,
+    let mut body = rest.get(1..)?;
+    let (length, segment, page) = (varint(&mut body)?, varint(&mut body)?, varint(&mut body)?);
+    let header = rest.get(..rest.len() - body.len())?;
+    let body = body.get(..usize::try_from(length).ok()?)?;
+    let length = checksum.len() + header.len() + body.len();
+    // The form first: it is soon seen of most bytes that they have none.
+    let meaning = match kind {
+        NODE | LINK if body.len() > LONGEST_PAGE => return None,
         NODE => node(body)?,
         LINK => link(body)?,
         FREE => Body::Free,
         _ => Body::Other,
     };
-    let length = header + usize::try_from(length).ok()?;
-    Some(Message { segment, page, body, length, after_gap: false })
+    // sled adds up the body before the header, and undoes the inversion at the end.
+    let sum = crc32(crc32(!0, body), header);
+    (sum == u32::from_le_bytes(*checksum)).then_some(Message {
+        segment,
+        page,
+        body: meaning,
+        length,
+        after_gap: false,
+    })
+}
+
+/// Goes on with a checksum as zip files have it, before its last inversion.
+fn crc32(sum: u32, bytes: &[u8]) -> u32 {
+    #[expect(
+        clippy::indexing_slicing,
+        clippy::cast_possible_truncation,
+        reason = "decided when it is compiled"
+    )]
+    const TABLE: [u32; 256] = {
+        let mut table = [0; 256];
+        let mut at = 0;
+        while at < 256 {
+            let (mut value, mut bit) = (at as u32, 0);
+            while bit < 8 {
+                value = if value & 1 == 1 { value >> 1 ^ 0xEDB8_8320 } else { value >> 1 };
+                bit += 1;
+            }
+            table[at] = value;
+            at += 1;
+        }
+        table
+    };
+    bytes.iter().fold(sum, |sum, byte| {
+        let [low, ..] = sum.to_le_bytes();
+        sum >> 8 ^ TABLE.get(usize::from(low ^ byte)).copied().unwrap_or_default()
+    })
 }
 
 fn link(mut body: &[u8]) -> Option<Body<'_>> {
@@ -224,6 +270,10 @@ fn apply(message: &Message<'_>, prefixes: &mut BTreeMap<u64, Vec<u8>>, pages: &R
     let put = |prefix: &[u8], key: &[u8], value: Option<&[u8]>| {
         pages.put(Tree::Chunks, &[&page, prefix, key].concat(), value)
     };
+    // Among what is missing, a page may have been written anew with another beginning.
+    if message.after_gap {
+        prefixes.clear();
+    }
     match (&message.body, prefixes.get(&message.page)) {
         (Body::Set(key, value), Some(prefix)) => put(prefix, key, Some(value)),
         (Body::Remove(key), Some(prefix)) => put(prefix, key, None),

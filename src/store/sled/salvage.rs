@@ -29,21 +29,16 @@ pub(super) fn salvage(path: &Path, into: &Rewrite) -> Result<Salvaged> {
         salvaged.damage.push("the index has no file \"db\"".to_owned());
         return Ok(salvaged);
     }
-    // Of a torn snapshot of sled's nothing depends; that it is gone makes opening slower, and no more.
-    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
-        if entry.file_name().to_string_lossy().starts_with("snap.") {
-            let _ = fs::remove_file(entry.path());
-        }
-    }
-    let config = Config::new().path(path).segment_size(SEGMENT_SIZE).flush_every_ms(None);
-    let db = match catch_unwind(AssertUnwindSafe(|| config.open())) {
-        Ok(Ok(db)) => db,
-        Ok(Err(error)) => {
-            salvaged.damage.push(format!("the index does not open: {error}"));
-            return Ok(salvaged);
-        }
-        Err(_) => {
-            salvaged.damage.push("the index does not open: sled fails at its pages".to_owned());
+    // A torn snapshot of sled's keeps it from opening; without any it reads its whole log instead.
+    remove_snapshots(path, ".generating");
+    let opened = open(path).or_else(|_| {
+        remove_snapshots(path, "");
+        open(path)
+    });
+    let db = match opened {
+        Ok(db) => db,
+        Err(reason) => {
+            salvaged.damage.push(format!("the index does not open: {reason}"));
             return Ok(salvaged);
         }
     };
@@ -55,6 +50,25 @@ pub(super) fn salvage(path: &Path, into: &Rewrite) -> Result<Salvaged> {
         std::mem::forget(db);
     }
     Ok(salvaged)
+}
+
+fn remove_snapshots(path: &Path, ending: &str) {
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("snap.") && name.ends_with(ending) {
+            // That it is still there will show when the index is opened.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+fn open(path: &Path) -> std::result::Result<Db, String> {
+    let config = Config::new().path(path).segment_size(SEGMENT_SIZE).flush_every_ms(None);
+    match catch_unwind(AssertUnwindSafe(|| config.open())) {
+        Ok(opened) => opened.map_err(|error| error.to_string()),
+        Err(_) => Err("sled fails at its pages".to_owned()),
+    }
 }
 
 fn copy_tree(db: &Db, tree: Tree, into: &Rewrite, salvaged: &mut Salvaged) -> Result<()> {
