@@ -196,7 +196,8 @@ impl Actor {
         for (key, value) in found {
             let parts: Vec<&str> = key.split('|').collect();
             let repository: RepositoryName = parts[1].parse().unwrap();
-            if value == NOTHING || !self.repositories.contains(&repository) {
+            // Alone, it looks after what the threads of other lives left too: a collection asks nobody whose it is.
+            if value == NOTHING || self.threads > 1 && !self.repositories.contains(&repository) {
                 continue;
             }
             match parts[0] {
