@@ -62,8 +62,8 @@ fn noise(length: usize, seed: u64) -> Vec<u8> {
 
 impl World {
     fn new(store: Sled, clients: usize) -> Self {
-        // Inline and in files; few enough that everybody has the same.
-        let layers: BTreeMap<Digest, Vec<u8>> = (0..40)
+        // Inline and in files; few enough that others have the same, and so many that each is abandoned now and then.
+        let layers: BTreeMap<Digest, Vec<u8>> = (0..8 * clients as u64)
             .map(|n| noise(if n % 4 == 0 { 30_000 } else { 700 }, n + 1))
             .map(|bytes| (Algorithm::Sha256.digest(&bytes), bytes))
             .collect();

@@ -236,7 +236,8 @@ impl Actor {
                 .unwrap();
             if self.life.faulty && self.dice.percent(30) {
                 // The first sync from here on, or the second; the shim has the numbers of what may fail.
-                let set = setting("POWER_SYNCS", 2 + 1024);
+                let syncs = if self.dice.percent(50) { 2 } else { 2 + 1024 };
+                let set = setting("POWER_SYNCS", syncs);
                 self.marks.say(&format!("!fail {set} {} 0 5 0", 1 + self.dice.roll(2)));
             }
             done += usize::from(operation.1(&mut self).is_some());

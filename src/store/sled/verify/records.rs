@@ -340,7 +340,7 @@ fn used(look: &Look<'_>, key: &[u8], _: &[u8]) -> Result<Vec<FaultKind>> {
 }
 
 /// A record that cannot be read is found for itself.
-fn readable<R: Record>(record: Result<Option<R>>) -> Result<Option<R>> {
+pub(super) fn readable<R: Record>(record: Result<Option<R>>) -> Result<Option<R>> {
     match record {
         Err(error) if is_unreadable(&error) => Ok(None),
         record => record,

@@ -25,6 +25,8 @@ struct Partition {
     expected: HashSet<u64>,
     /// Hashes of the keys of manifests of which that is not known.
     unknown: HashSet<u64>,
+    /// Hashes of the keys of manifests of which it was looked up later: they were put meanwhile, or something is wrong with them.
+    late: HashSet<u64>,
 }
 
 /// A manifest whose bytes are good, and what is in them.
@@ -34,6 +36,13 @@ pub(super) struct Known {
     pub(super) contents: Contents,
     record: Manifest,
     references: BTreeSet<Digest>,
+}
+
+impl Partition {
+    /// Whether a row is one that a manifest has, or may have.
+    fn is_right(&self, hasher: &RandomState, key: &[u8], row: &[u8]) -> bool {
+        self.expected.contains(&hasher.hash_one(row)) || self.unknown.contains(&hasher.hash_one(key))
+    }
 }
 
 impl Run<'_> {
@@ -58,7 +67,7 @@ impl Run<'_> {
                     break;
                 }
             }
-            self.recorded_references(&partition, &hasher)?;
+            self.recorded_references(&mut partition, &hasher)?;
             if ended {
                 return Ok(());
             }
@@ -92,38 +101,45 @@ impl Run<'_> {
     }
 
     /// Looks whether all that is recorded of a partition's manifests is in their bytes.
-    fn recorded_references(&mut self, partition: &Partition, hasher: &RandomState) -> Result<()> {
-        let Some((first, last)) = &partition.ends else { return Ok(()) };
+    fn recorded_references(&mut self, partition: &mut Partition, hasher: &RandomState) -> Result<()> {
+        let Some((first, last)) = partition.ends.take() else { return Ok(()) };
         let repository = |key: &[u8]| schema::digest_of_key(Tree::Manifests, key).map(|(name, _)| name);
-        let (Ok(begin), Ok(end)) = (repository(first), repository(last)) else { return Ok(()) };
+        let (Ok(begin), Ok(end)) = (repository(&first), repository(&last)) else { return Ok(()) };
         let mut after = schema::within(&begin);
         let end = schema::within(&end);
-        // Those of a manifest that was put meanwhile are not expected: its bytes tell.
-        let mut newcomer: Option<Known> = None;
         loop {
             let page = page(self.core(), Tree::References, Some(&after))?;
             let Some((key, _)) = page.last() else { return Ok(()) };
             after = key.clone();
             for (row, _) in page {
-                let Ok((repository, referenced, digest)) = schema::pointer_of_key(Tree::References, &row)
-                else {
+                let Ok((repository, _, digest)) = schema::pointer_of_key(Tree::References, &row) else {
                     continue;
                 };
                 let key = schema::digest_within(&repository, &digest);
-                let in_partition = (first..=last).contains(&&key);
-                if !in_partition
-                    || partition.expected.contains(&hasher.hash_one(row.as_slice()))
-                    || partition.unknown.contains(&hasher.hash_one(key.as_slice()))
-                {
+                if !(&first..=&last).contains(&&key) || partition.is_right(hasher, &key, &row) {
                     continue;
                 }
-                let is_it = |known: &Known| (&known.repository, &known.digest) == (&repository, &digest);
-                if !newcomer.as_ref().is_some_and(is_it) {
-                    newcomer = self.known(&key)?;
+                // Those of a manifest that was put meanwhile are not expected: its bytes tell, and are read once.
+                if partition.late.insert(hasher.hash_one(key.as_slice())) {
+                    match self.known(&key)? {
+                        Some(known) if partition.expected.len() < 2 * PARTITION => {
+                            let rows = known.references.iter();
+                            partition.expected.extend(rows.map(|referenced| {
+                                let row = schema::pointer_within(&repository, referenced, &digest);
+                                hasher.hash_one(row.as_slice())
+                            }));
+                        }
+                        // There are so many of them that they wait for the next verification.
+                        _ => drop(partition.unknown.insert(hasher.hash_one(key.as_slice()))),
+                    }
+                    if partition.is_right(hasher, &key, &row) {
+                        continue;
+                    }
                 }
-                if let Some(known) = newcomer.as_ref().filter(|known| !known.references.contains(&referenced))
+                if let Some(record) =
+                    self.core().read(|index| records::readable(index.get::<Manifest>(&key)))?
                 {
-                    self.confirm_row(&known.record, &key, row, FaultKind::ReferenceUnfounded)?;
+                    self.confirm_row(&record, &key, row, FaultKind::ReferenceUnfounded)?;
                 }
             }
             self.done(0)?;
