@@ -39,3 +39,8 @@ fn manifest() {
 fn request() {
     replay("request", checks::request);
 }
+
+#[test]
+fn model() {
+    replay("model", checks::model);
+}
