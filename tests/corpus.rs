@@ -1,6 +1,8 @@
 //! Replays the fuzzers' corpus: what once was worth keeping stays a test.
 #![allow(
     clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
     clippy::panic,
     clippy::print_stdout,
     reason = "a test stops at the first surprise, and names its input"
@@ -38,4 +40,9 @@ fn manifest() {
 #[test]
 fn request() {
     replay("request", checks::request);
+}
+
+#[test]
+fn model() {
+    replay("model", checks::model);
 }

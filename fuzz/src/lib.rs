@@ -4,8 +4,12 @@ use std::fmt::{Debug, Display};
 use std::str::FromStr;
 
 use http::Method;
+use model::{Choices, Walk, World};
 use sledge::oci::{Digest, Manifest, MediaType, Reference, RepositoryName, Tag};
+use sledge::store::sled::Inline;
 use sledge::wire::{ByteRange, ChunkRange, Request};
+
+pub mod model;
 
 /// A word that is taken is written as it was read, and an error's message is short whatever was sent.
 pub fn words(input: &[u8]) {
@@ -73,9 +77,77 @@ pub fn request(input: &[u8]) {
     for total in [0, 1, 100, u64::MAX] {
         if let ByteRange::Part { start, length } = ByteRange::parse(range, total) {
             assert!(length > 0 && start.checked_add(length).is_some_and(|end| end <= total));
+            let written = format!("bytes={start}-{}", start + length - 1);
+            assert_eq!(ByteRange::parse(&written, total), ByteRange::Part { start, length }, "{written}");
         }
     }
     if let Ok(chunk) = chunk.parse::<ChunkRange>() {
         assert!(chunk.length > 0 && chunk.start.checked_add(chunk.length - 1).is_some());
+        assert_eq!(written(chunk).parse(), Ok(chunk));
+    }
+    ranges(number(input), number(input.get(8..).unwrap_or_default()));
+}
+
+/// Any range that there can be is written and read as the same, of a blob and of a chunk.
+fn ranges(start: u64, length: u64) {
+    // The last position is below the largest number, which stands for all that are larger.
+    let length = length.clamp(1, u64::MAX);
+    let start = start.min(u64::MAX - length);
+    let chunk = ChunkRange { start, length };
+    assert_eq!(written(chunk).parse(), Ok(chunk));
+    let part = ByteRange::Part { start, length };
+    let end = start + length;
+    for total in [end, u64::MAX] {
+        assert_eq!(ByteRange::parse(&format!("bytes={}", written(chunk)), total), part, "of {total}");
+    }
+    assert_eq!(ByteRange::parse(&format!("bytes={start}-"), end), part, "up to the end");
+    assert_eq!(ByteRange::parse(&format!("bytes=-{length}"), end), part, "from the end");
+}
+
+fn written(chunk: ChunkRange) -> String {
+    format!("{}-{}", chunk.start, chunk.start + (chunk.length - 1))
+}
+
+fn number(bytes: &[u8]) -> u64 {
+    bytes.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
+
+/// The store answers as the one in memory does, and keeps its promises when it is opened again, collected and verified.
+///
+/// The input is where content is kept, and then choices, a byte each or as many as the number of sides needs.
+pub fn model(input: &[u8]) {
+    /// More take long, and find what fewer find.
+    const MOST: usize = 40;
+    let mut bytes = Bytes(input);
+    let inline = match bytes.roll(3) {
+        0 => Inline::default(),
+        1 => Inline::UpTo(0),
+        _ => Inline::Everything,
+    };
+    let world = World::new();
+    let mut walk = Walk::new(&world, inline);
+    for step in 0..MOST {
+        if bytes.0.is_empty() {
+            break;
+        }
+        walk.step(&mut bytes, &format!("{inline:?}, step {step}"));
+    }
+    walk.compare(2, &format!("{inline:?}, at the end"));
+}
+
+/// Choices that the input makes. Where it has ended they are all the first.
+struct Bytes<'a>(&'a [u8]);
+
+impl Choices for Bytes<'_> {
+    fn roll(&mut self, sides: usize) -> usize {
+        let mut number = 0;
+        let mut reach = 1;
+        while reach < sides {
+            let Some((byte, rest)) = self.0.split_first() else { break };
+            self.0 = rest;
+            number = number << 8 | usize::from(*byte);
+            reach <<= 8;
+        }
+        number % sides
     }
 }

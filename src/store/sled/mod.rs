@@ -55,6 +55,9 @@ pub use progress::{Progress, Watch};
 pub use rescue::{Incomplete, RESCUED, RescueReport, rescue};
 pub use restore::{RestoreOptions, RestoreReport, restore};
 pub use retain::{MOST_KEPT_LAST, Retention};
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub use schema::check::check_schema;
 pub use snapshot::{SnapshotOptions, SnapshotReport};
 pub use store::Sled;
 pub use usage::{RepositoryUsage, Usage};

@@ -21,6 +21,8 @@
 //! A digest is one byte for the algorithm and then the raw hash, so that the order of keys is the order of the text forms and
 //! a digest inside a key ends where its algorithm says. Records are bincode (variable-length integers, nothing may follow).
 
+#[cfg(any(test, fuzzing))]
+pub(super) mod check;
 mod keys;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -374,6 +376,18 @@ mod tests {
         }
         // A length that claims the whole address space must not be believed.
         assert!(decode::<Tag>(&[253, 255, 255, 255, 255, 255, 255, 255, 127]).is_err());
+    }
+
+    /// What the fuzzer found worth keeping. The other targets' corpora are replayed by `tests/corpus.rs`, which sees only what is
+    /// public.
+    #[test]
+    fn the_corpus_of_keys_and_records_is_read_and_written_alike() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/records");
+        let inputs: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert!(!inputs.is_empty());
+        for input in inputs {
+            check::check_schema(&std::fs::read(&input).unwrap());
+        }
     }
 
     #[test]
