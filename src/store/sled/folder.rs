@@ -4,6 +4,8 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use uuid::Uuid;
 
@@ -274,10 +276,21 @@ pub(super) fn lock(path: &Path) -> Result<File> {
         .write(true)
         .open(path.join(LOCK_FILE))
         .map_err(Error::io(format!("opening {}", path.join(LOCK_FILE).display())))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Error::Locked(path.to_owned())),
-        Err(TryLockError::Error(error)) => Err(Error::io(format!("locking {}", path.display()))(error)),
+    let mut attempts = 0;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            // A program that starts another one has its files open twice for a moment, the lock of a store among them that it has
+            // closed meanwhile.
+            Err(TryLockError::WouldBlock) if attempts < 20 => {
+                attempts += 1;
+                thread::sleep(Duration::from_millis(5));
+            }
+            Err(TryLockError::WouldBlock) => return Err(Error::Locked(path.to_owned())),
+            Err(TryLockError::Error(error)) => {
+                return Err(Error::io(format!("locking {}", path.display()))(error));
+            }
+        }
     }
 }
 
