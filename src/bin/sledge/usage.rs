@@ -64,7 +64,7 @@ impl fmt::Display for Used {
         writeln!(f, "manifests   {manifests:>14}  {manifest_bytes:>18} bytes")?;
         writeln!(f, "on the disk                 {:>18} bytes", in_files + in_index)?;
         writeln!(f, "  in files                  {in_files:>18} bytes")?;
-        writeln!(f, "  in the index              {in_index:>18} bytes")?;
+        writeln!(f, "  in the index, the reserve {in_index:>18} bytes")?;
         if let Some(budget) = budget {
             writeln!(f, "budget                      {budget:>18} bytes")?;
         }
