@@ -96,6 +96,30 @@ fn with_a_readable_index_everything_is_saved() {
 }
 
 #[test]
+fn bytes_that_are_blobs_of_two_algorithms_are_saved_as_both() {
+    // The bytes of either are found in one of the two files, and a second blob of that file kept the rescue from ending.
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("store"));
+    let content = vec![3; 100_000];
+    let digests = [Algorithm::Sha256, Algorithm::Sha512].map(|algorithm| algorithm.digest(&content));
+    for digest in &digests {
+        let options = UploadOptions::new().algorithm(digest.algorithm());
+        let mut upload = store.start_upload(&name("a"), &options).unwrap();
+        upload.write_all(&content).unwrap();
+        upload.commit(digest).unwrap();
+    }
+    drop(store);
+    let (new, report) = rescued(folder.path());
+    assert_eq!((report.blobs, report.unnamed, report.files.linked.files), (2, 0, 2), "{report:?}");
+    let store = open(&new);
+    let [first, second] = digests;
+    // Each has content of its own: that the one goes is nothing to the other.
+    store.delete_blob(&name("a"), &first).unwrap();
+    drop(store);
+    assert_eq!(read(&open(&new), &name("a"), &second).unwrap(), content);
+}
+
+#[test]
 fn without_an_index_the_files_tell_what_they_are() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("store");

@@ -104,6 +104,17 @@ impl Carrier {
     /// Brings one file; whether it did. That it is missing or has another length is noted under its digest, and no error: all the
     /// others are to be brought all the same.
     pub(super) fn bring(&mut self, id: Uuid, size: u64, digest: impl Fn() -> String) -> Result<bool> {
+        self.bring_as(id, id, size, digest)
+    }
+
+    /// The same, to be of another id there.
+    pub(super) fn bring_as(
+        &mut self,
+        id: Uuid,
+        new_id: Uuid,
+        size: u64,
+        digest: impl Fn() -> String,
+    ) -> Result<bool> {
         let name = id.simple().to_string();
         let reason = match fs::symlink_metadata(self.from.join(&name)) {
             Ok(found) if found.len() == size => None,
@@ -118,7 +129,7 @@ impl Carrier {
             }
             return Ok(false);
         }
-        self.bring_file(&name, size)
+        self.bring_file(&name, &new_id.simple().to_string(), size)
             .map(|()| true)
             .map_err(Error::io(format!("bringing content {id} to {}", self.to.display())))
     }
@@ -127,7 +138,7 @@ impl Carrier {
     pub(super) fn bring_if_there(&mut self, id: Uuid) -> Result<()> {
         let name = id.simple().to_string();
         match fs::symlink_metadata(self.from.join(&name)) {
-            Ok(found) => self.bring_file(&name, found.len()).or_else(|error| match error.kind() {
+            Ok(found) => self.bring_file(&name, &name, found.len()).or_else(|error| match error.kind() {
                 // Written to, or given up, meanwhile.
                 ErrorKind::UnexpectedEof | ErrorKind::NotFound => Ok(()),
                 _ => Err(Error::io(format!("bringing content {id} to {}", self.to.display()))(error)),
@@ -136,8 +147,8 @@ impl Carrier {
         }
     }
 
-    fn bring_file(&mut self, name: &str, size: u64) -> io::Result<()> {
-        let (from, to) = (self.from.join(name), self.to.join(name));
+    fn bring_file(&mut self, name: &str, new_name: &str, size: u64) -> io::Result<()> {
+        let (from, to) = (self.from.join(name), self.to.join(new_name));
         if self.link {
             match fs::hard_link(&from, &to) {
                 Ok(()) => {

@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use super::carry::{Carried, Carrier, Share, content_of};
 use super::carve::{carve, sort_in};
+use super::content;
 use super::finder::{Finder, Kind, Place};
 use super::folder;
 use super::index::Index;
@@ -343,7 +344,7 @@ impl Run<'_> {
     }
 
     fn put_blob(&mut self, repository: &RepositoryName, digest: &Digest, place: &Place) -> Result<()> {
-        self.placed.insert(place.id);
+        let first = self.placed.insert(place.id);
         if let Some(source) = self.home(digest)? {
             return self.mount(repository, digest, source);
         }
@@ -353,14 +354,16 @@ impl Run<'_> {
             Kind::Chunks => None,
         };
         let Some(carrier) = carrier else { return self.push_chunks(repository, digest, place) };
-        if !carrier.bring(place.id, place.size, || format!("blob {digest}"))? {
+        // The same bytes may be a blob's of another algorithm: content is one blob's alone, or it would go with the first of them.
+        let id = if first { place.id } else { content::new_id() };
+        if !carrier.bring_as(place.id, id, place.size, || format!("blob {digest}"))? {
             return Ok(());
         }
         let finished = Finished {
             repository: repository.clone(),
             session: Uuid::new_v4(),
             digest: *digest,
-            content: Content { placement: Placement::File(place.id), size: place.size },
+            content: Content { placement: Placement::File(id), size: place.size },
             tail: Vec::new(),
             tail_chunk: 0,
             reopened: None,
