@@ -17,9 +17,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use sledge::Error;
-use sledge::oci::{Manifest, Tag};
-use sledge::store::sled::{Progress, SnapshotOptions};
-use sledge::store::{Condition, Discover, Manage, Pinned, Push, UploadOptions};
+use sledge::oci::{Manifest, MediaType, Tag};
+use sledge::store::sled::{Progress, Sled, SnapshotOptions, VerifyOptions};
+use sledge::store::{Condition, Discover, Manage, Pinned, Pull, Push, UploadOptions};
 
 use crate::images::{check_whole, content, image, name, number, on, open, push, put, read, snapshot, tag};
 
@@ -329,4 +329,59 @@ fn a_missing_file_does_not_keep_the_rest_from_being_saved() {
     assert_eq!(report.files.bad_content[0].digest, format!("blob {lost}"));
     assert_eq!(report.files.bad_content[0].reason, "its file is missing");
     assert_eq!(read(&open(&target), &name("a"), &kept).unwrap(), [2; 50_000]);
+}
+
+#[test]
+fn what_is_quarantined_while_files_are_brought_is_quarantined_in_the_snapshot_too() {
+    // Its record was read when nobody knew, and its file was gone when it was to be linked: the copy had a blob that was neither
+    // there nor known to be bad.
+    let folder = tempfile::tempdir().unwrap();
+    let (data, target) = (folder.path().join("store"), folder.path().join("snapshot"));
+    let store = open(&data);
+    let repository = name("a");
+    let manifest = |n: u64| {
+        let document =
+            serde_json::json!({ "schemaVersion": 2, "manifests": [], "annotations": { "n": n.to_string() } });
+        let document = format!("{document}{}", " ".repeat(50_000));
+        Manifest::new(MediaType::OCI_INDEX.parse().unwrap(), document.into_bytes())
+    };
+    let (bad_manifest, good_manifest) = (manifest(1), manifest(2));
+    let bad_blob = push(&store, &repository, &[1; 50_000]);
+    put(&store, &repository, &bad_manifest, &[tag("bad")]);
+    for file in content(&data).into_keys() {
+        let path = data.join("content").join(file);
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[77] ^= 1;
+        fs::write(path, bytes).unwrap();
+    }
+    let good_blob = push(&store, &repository, &[2; 50_000]);
+    put(&store, &repository, &good_manifest, &[tag("good")]);
+
+    let verify = |store: &Sled| store.verify(&VerifyOptions::new().restart(true), &mut on).unwrap();
+    let mut watch = |progress: &Progress| {
+        if progress.doing == "bringing files" && progress.done == 0 {
+            assert_eq!(verify(&store).bad_count, 2);
+        }
+        ControlFlow::Continue(())
+    };
+    let report = store.snapshot(&target, &SnapshotOptions::new(), &mut watch).unwrap();
+    assert_eq!((report.files.linked.files, report.files.bad), (2, 2), "{report:?}");
+    let mut bad: Vec<_> = report.files.bad_content.iter().map(|bad| (&*bad.digest, &*bad.reason)).collect();
+    bad.sort_unstable();
+    let reason = "it is in quarantine: its bytes are bad";
+    let names = [format!("blob {bad_blob}"), format!("manifest {} in a", bad_manifest.digest())];
+    assert_eq!(bad, [(&*names[0], reason), (&*names[1], reason)]);
+
+    // The copy knows it as the store does: absent, counted as such, and healed by a push.
+    let copy = open(&target);
+    let found = verify(&copy);
+    assert_eq!((found.bad_count, found.fault_count, found.orphan_count), (2, 0, 0), "{found}");
+    assert!(matches!(copy.stat(&repository, &bad_blob), Err(Error::BlobUnknown { .. })));
+    assert_eq!(copy.tags(&repository, None, 10).unwrap().items.len(), 1);
+    assert_eq!(read(&copy, &repository, &good_blob).unwrap(), [2; 50_000]);
+    assert_eq!(push(&copy, &repository, &[1; 50_000]), bad_blob);
+    put(&copy, &repository, &bad_manifest, &[]);
+    let found = verify(&copy);
+    assert_eq!((found.bad_count, found.fault_count), (0, 0), "{found}");
+    assert_eq!(read(&copy, &repository, &bad_blob).unwrap(), [1; 50_000]);
 }

@@ -40,9 +40,9 @@ pub struct Carried {
     pub cloned: Files,
     /// Byte by byte.
     pub copied: Files,
-    /// How many were missing, or not as long as their record says; the first hundred of them.
+    /// How many were missing, not as long as their record says, or put into quarantine meanwhile.
     pub bad: u64,
-    /// What they hold, and what is wrong with each.
+    /// What the first hundred of these hold, and what is wrong with each.
     pub bad_content: Vec<BadContent>,
 }
 
@@ -62,7 +62,7 @@ impl AddAssign for Carried {
     }
 }
 
-/// Content whose file is missing or not as long as its record says.
+/// Content whose file is missing, not as long as its record says, or in quarantine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BadContent {
     /// The blob or the manifest, by its digest.
@@ -83,6 +83,16 @@ pub(super) enum Share {
     Blocks,
 }
 
+/// What became of a file that was to be brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Brought,
+    /// It is missing, or not as long as its record says.
+    Bad,
+    /// It was found to be bad since the record that names it was read.
+    Quarantined,
+}
+
 /// The way from one content folder to another.
 pub(super) struct Carrier {
     from: PathBuf,
@@ -101,9 +111,9 @@ impl Carrier {
         Self { from, link, link_since: since.is_some(), since, to, clone: true, carried: Carried::default() }
     }
 
-    /// Brings one file; whether it did. That it is missing or has another length is noted under its digest, and no error: all the
-    /// others are to be brought all the same.
-    pub(super) fn bring(&mut self, id: Uuid, size: u64, digest: impl Fn() -> String) -> Result<bool> {
+    /// Brings one file, or says why there is none to bring. That is noted under its digest, and no error: all the others are to be
+    /// brought all the same.
+    pub(super) fn bring(&mut self, id: Uuid, size: u64, digest: impl Fn() -> String) -> Result<Outcome> {
         self.bring_as(id, id, size, digest)
     }
 
@@ -114,24 +124,42 @@ impl Carrier {
         new_id: Uuid,
         size: u64,
         digest: impl Fn() -> String,
-    ) -> Result<bool> {
-        let name = id.simple().to_string();
-        let reason = match fs::symlink_metadata(self.from.join(&name)) {
-            Ok(found) if found.len() == size => None,
-            Ok(found) => Some(format!("its file has {} bytes instead of {size}", found.len())),
-            Err(error) if error.kind() == ErrorKind::NotFound => Some("its file is missing".to_owned()),
-            Err(error) => return Err(Error::io(format!("looking at content {id}"))(error)),
-        };
-        if let Some(reason) = reason {
-            self.carried.bad += 1;
-            if self.carried.bad_content.len() < LISTED {
-                self.carried.bad_content.push(BadContent { digest: digest(), reason });
+    ) -> Result<Outcome> {
+        let (name, new_name) = (id.simple().to_string(), new_id.simple().to_string());
+        let brought = match fs::symlink_metadata(self.from.join(&name)) {
+            Ok(found) if found.len() == size => self.bring_file(&name, &new_name, size),
+            Ok(found) => {
+                let reason = format!("its file has {} bytes instead of {size}", found.len());
+                return Ok(self.note(Outcome::Bad, digest(), reason));
             }
-            return Ok(false);
+            Err(error) => Err(error),
+        };
+        match brought {
+            Ok(()) => Ok(Outcome::Brought),
+            // Not there, or no more when it was to be linked. It is looked for where bad bytes are moved to, and only now: they
+            // are never moved back.
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let quarantined = self.from.with_file_name(super::folder::QUARANTINE).join(&name).exists();
+                Ok(if quarantined {
+                    self.note(
+                        Outcome::Quarantined,
+                        digest(),
+                        "it is in quarantine: its bytes are bad".to_owned(),
+                    )
+                } else {
+                    self.note(Outcome::Bad, digest(), "its file is missing".to_owned())
+                })
+            }
+            Err(error) => Err(Error::io(format!("bringing content {id} to {}", self.to.display()))(error)),
         }
-        self.bring_file(&name, &new_id.simple().to_string(), size)
-            .map(|()| true)
-            .map_err(Error::io(format!("bringing content {id} to {}", self.to.display())))
+    }
+
+    fn note(&mut self, outcome: Outcome, digest: String, reason: String) -> Outcome {
+        self.carried.bad += 1;
+        if self.carried.bad_content.len() < LISTED {
+            self.carried.bad_content.push(BadContent { digest, reason });
+        }
+        outcome
     }
 
     /// Brings a file as it is, or none.

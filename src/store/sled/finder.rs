@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 use super::content::read_chunks;
+use super::folder;
 use super::index::Index;
 use super::progress::{Steps, Watch};
 use super::schema::{self, Tree};
@@ -33,9 +34,6 @@ pub(super) enum Kind {
     Chunks,
 }
 
-/// The folder of bytes that once failed verification. What in it has a digest that somebody knows is good all the same.
-const QUARANTINE: &str = "quarantine";
-
 /// All the bytes that a store has, by their digest. It takes about 200 bytes of memory for each.
 pub(super) struct Finder<'a> {
     folder: &'a Path,
@@ -54,7 +52,8 @@ impl<'a> Finder<'a> {
     pub(super) fn content(&self, kind: Kind) -> PathBuf {
         match kind {
             Kind::Content | Kind::Chunks => super::carry::content_of(self.folder),
-            Kind::Quarantine => self.folder.join(QUARANTINE),
+            // What in it has a digest that somebody knows is good all the same.
+            Kind::Quarantine => self.folder.join(folder::QUARANTINE),
         }
     }
 

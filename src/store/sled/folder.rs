@@ -34,7 +34,7 @@ const FORMAT_WORDS: &str = "sledge store, format ";
 pub(super) const LOCK_FILE: &str = "lock";
 pub(super) const INDEX: &str = "index";
 pub(super) const CONTENT: &str = "content";
-const QUARANTINE: &str = "quarantine";
+pub(super) const QUARANTINE: &str = "quarantine";
 /// What a creation, or something else that was cut short, leaves: the next opening removes it.
 const UNFINISHED: &str = "unfinished-";
 /// A new index before it is renamed into place.

@@ -80,27 +80,32 @@ impl Owned {
         if self.quarantined(desk.index())? != Some(false) {
             return Ok(false);
         }
-        let quarantined_at = Some(Timestamp::now());
-        let (mut changes, mut tally) = (Changes::new(), Tally::new());
-        tally.quarantined(&self.content);
-        tally.add_to(desk.index(), &mut changes)?;
-        match &self.owner {
-            Owner::Blob(digest) => {
-                let key = schema::digest_key(digest);
-                if let Some(layer) = desk.index().get::<Layer>(&key)? {
-                    changes.set(key, &Layer { quarantined_at, ..layer })?;
-                }
-            }
+        let (tree, key) = match &self.owner {
+            Owner::Blob(digest) => (Tree::Layers, schema::digest_key(digest)),
             Owner::Manifest(repository, digest) => {
-                let key = schema::digest_within(repository, digest);
-                if let Some(manifest) = desk.index().get::<Manifest>(&key)? {
-                    changes.set(key, &Manifest { quarantined_at, ..manifest })?;
-                }
+                (Tree::Manifests, schema::digest_within(repository, digest))
             }
-        }
-        desk.apply(&changes)?;
+        };
+        desk.apply(&marking(desk.index(), tree, &key)?)?;
         Ok(true)
     }
+}
+
+/// The changes that write down in a blob's or a manifest's record, which does not say so yet, that its bytes are bad.
+pub(super) fn marking(index: &Index, tree: Tree, key: &[u8]) -> Result<Changes> {
+    let quarantined_at = Some(Timestamp::now());
+    let (mut changes, mut tally) = (Changes::new(), Tally::new());
+    if tree == Tree::Layers {
+        if let Some(layer) = index.get::<Layer>(key)? {
+            tally.quarantined(&layer.content);
+            changes.set(key.to_vec(), &Layer { quarantined_at, ..layer })?;
+        }
+    } else if let Some(manifest) = index.get::<Manifest>(key)? {
+        tally.quarantined(&manifest.content);
+        changes.set(key.to_vec(), &Manifest { quarantined_at, ..manifest })?;
+    }
+    tally.add_to(index, &mut changes)?;
+    Ok(changes)
 }
 
 /// What reading content from its first byte to its last has shown.

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::carry::{Carried, Carrier, Share, content_of};
+use super::carry::{Carried, Carrier, Outcome, Share, content_of};
 use super::carve::{carve, sort_in};
 use super::content;
 use super::finder::{Finder, Kind, Place};
@@ -356,7 +356,7 @@ impl Run<'_> {
         let Some(carrier) = carrier else { return self.push_chunks(repository, digest, place) };
         // The same bytes may be a blob's of another algorithm: content is one blob's alone, or it would go with the first of them.
         let id = if first { place.id } else { content::new_id() };
-        if !carrier.bring_as(place.id, id, place.size, || format!("blob {digest}"))? {
+        if carrier.bring_as(place.id, id, place.size, || format!("blob {digest}"))? != Outcome::Brought {
             return Ok(());
         }
         let finished = Finished {

@@ -16,12 +16,13 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::carry::{Carried, Carrier, Share, content_of};
+use super::carry::{Carried, Carrier, Outcome, Share, content_of};
 use super::folder;
 use super::journal::{self, Journal};
 use super::making::Beside;
 use super::options::Options;
 use super::progress::{Steps, Watch};
+use super::quarantine;
 use super::rewrite::{self, Rewrite};
 use super::schema::{self, Content, Layer, Leftover, Manifest, Placement, Tree, Upload};
 use super::store::{Core, Shared, Sled};
@@ -166,29 +167,40 @@ pub(super) fn end_sessions(new: &Rewrite) -> Result<()> {
     new.put(Tree::Meta, schema::VERIFYING_KEY, None)
 }
 
-/// Brings every file that a record of the new index names.
+/// Brings every file that a record of the new index names. What was quarantined after the moment that the new index is of is
+/// quarantined there as well: its bytes were as bad then, and nobody is to find that out a second time.
 pub(super) fn bring_files(new: &Rewrite, carrier: &mut Carrier, watch: &mut Watch<'_>) -> Result<()> {
     let mut steps = Steps::begin(watch, "bringing files", None)?;
-    let mut bring = |content: Content, named: &dyn Fn() -> String| match content.placement {
-        Placement::Inline(_) => Ok(()),
-        Placement::File(id) => {
-            carrier.bring(id, content.size, named)?;
-            steps.done(1)
+    let mut quarantined = Vec::new();
+    let mut bring = |tree, key: &[u8], content: Content| {
+        if let Placement::File(id) = content.placement {
+            let kind = if tree == Tree::Layers { "blob" } else { "manifest" };
+            let outcome = carrier.bring(id, content.size, || format!("{kind} {}", schema::shown(key)))?;
+            if outcome == Outcome::Quarantined {
+                quarantined.push((tree, key.to_vec()));
+            }
+            steps.done(1)?;
         }
+        Ok::<(), Error>(())
     };
     for entry in new.index().scan(Tree::Layers, &[], None)? {
         let (key, value) = entry?;
         let layer: Layer = schema::decode(&value)?;
         // Bytes that are known to be bad are not to be had: until it is pushed again, the blob counts as absent.
         if layer.quarantined_at.is_none() {
-            bring(layer.content, &|| format!("blob {}", schema::shown(&key)))?;
+            bring(Tree::Layers, &key, layer.content)?;
         }
     }
     for entry in new.index().scan(Tree::Manifests, &[], None)? {
         let (key, value) = entry?;
         let manifest: Manifest = schema::decode(&value)?;
         if manifest.quarantined_at.is_none() {
-            bring(manifest.content, &|| format!("manifest {}", schema::shown(&key)))?;
+            bring(Tree::Manifests, &key, manifest.content)?;
+        }
+    }
+    for (tree, key) in quarantined {
+        for (tree, key, value) in quarantine::marking(new.index(), tree, &key)?.entries() {
+            new.put(tree, key, value)?;
         }
     }
     // What is left of a manifest that is gone is told by its bytes, so that they are needed to remove it. Some are still being
