@@ -45,6 +45,19 @@ fn record(place: &Place, seed: u64, lives: usize, operations: usize) -> usize {
     kills
 }
 
+/// How often what comes of an event is looked at, beside others.
+pub(crate) fn weight(event: &Event<'_>) -> usize {
+    match event {
+        Event::Mark { text } if text.starts_with('A') => 8,
+        Event::Sync { .. } | Event::Rename { .. } | Event::Unlink { .. } => 6,
+        Event::Open { flags, .. } if flags & 0o1100 != 0 => 4,
+        Event::MakeFolder { .. } | Event::RemoveFolder { .. } | Event::Link { .. } => 4,
+        Event::Truncate { .. } | Event::Allocate { .. } => 4,
+        Event::Write { .. } => 2,
+        _ => 0,
+    }
+}
+
 /// Which moments are looked at: after how many events. Answers, syncs and changes of names more often than writes.
 fn moments(events: &[Event<'_>], seed: u64, wanted: usize) -> Vec<usize> {
     let mut dice = Dice::new(seed ^ 0xC07);
@@ -52,17 +65,8 @@ fn moments(events: &[Event<'_>], seed: u64, wanted: usize) -> Vec<usize> {
     let (mut opening, mut first_answers) = (Vec::new(), Vec::new());
     let mut answers = 0;
     for (at, event) in events.iter().enumerate() {
-        let weight = match event {
-            Event::Mark { text } if text.starts_with('A') => 8,
-            Event::Sync { .. } | Event::Rename { .. } | Event::Unlink { .. } => 6,
-            Event::Open { flags, .. } if flags & 0o1100 != 0 => 4,
-            Event::MakeFolder { .. } | Event::RemoveFolder { .. } | Event::Link { .. } => 4,
-            Event::Truncate { .. } | Event::Allocate { .. } => 4,
-            Event::Write { .. } => 2,
-            _ => 0,
-        };
         // Before and after it.
-        weighted.extend(std::iter::repeat_n(at + dice.roll(2), weight));
+        weighted.extend(std::iter::repeat_n(at + dice.roll(2), weight(event)));
         match event {
             Event::Life => {
                 answers = 0;
@@ -133,7 +137,7 @@ pub(crate) fn at_the_end(log: &[u8], states: usize) -> Vec<String> {
     figures.failures
 }
 
-fn keep_log(log: &[u8], seed: u64) -> String {
+pub(crate) fn keep_log(log: &[u8], seed: u64) -> String {
     let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("power-cut-{seed}.log"));
     fs::write(&kept, log).unwrap();
     format!("POWER_LOG={} POWER_SEED={seed}", kept.display())

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use super::dice::Dice;
@@ -138,6 +139,32 @@ impl<'a> Image<'a> {
             segments: BTreeMap::new(),
             segments_reused: 0,
         }
+    }
+
+    /// A folder that there is, all of it durable.
+    pub(crate) fn of(root: &Path) -> Self {
+        let mut image = Self::new();
+        let mut known = HashMap::new();
+        let mut folders = vec![root.to_owned()];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(&folder).unwrap() {
+                let path = entry.unwrap().path();
+                let below = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
+                let next = image.nodes.len();
+                let node = *known.entry(fs::metadata(&path).unwrap().ino()).or_insert(next);
+                if node == next {
+                    let base = if path.is_dir() { Vec::new() } else { fs::read(&path).unwrap() };
+                    let length = base.len() as u64;
+                    image.nodes.push(Node { folder: path.is_dir(), base, length, ..Node::default() });
+                }
+                image.names.insert(below, node);
+                if path.is_dir() {
+                    folders.push(path);
+                }
+            }
+        }
+        image.committed = image.names.clone();
+        image
     }
 
     fn change(&mut self, change: Change<'a>) -> u64 {
@@ -286,20 +313,20 @@ impl<'a> Image<'a> {
                     continue;
                 }
                 let below = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
-                let node = &self.nodes
-                    [*self.names.get(&below).unwrap_or_else(|| panic!("{below} is not in the image"))];
-                let mut content = node.base.clone();
-                for pending in &node.pending {
-                    match *pending {
-                        Pending::Write { offset, bytes, .. } => put(&mut content, offset, bytes),
-                        Pending::Length { length, .. } => content.resize(usize::try_from(length).unwrap(), 0),
-                    }
-                }
+                let node = *self.names.get(&below).unwrap_or_else(|| panic!("{below} is not in the image"));
+                let content = self.nodes[node].content();
                 assert!(content == fs::read(&path).unwrap(), "{below} has other bytes than the image");
                 found.insert(below, 0);
             }
         }
         assert!(self.names.keys().eq(found.keys()), "names: {:?} and {:?}", self.names.keys(), found.keys());
+    }
+
+    /// The files below a folder, as the running system sees them.
+    pub(crate) fn below(&self, folder: &str) -> BTreeMap<String, Vec<u8>> {
+        let below = format!("{folder}/");
+        let files = self.names.iter().filter(|(path, _)| path.starts_with(&below));
+        files.map(|(path, node)| (path.clone(), self.nodes[*node].content())).collect()
     }
 
     /// One of the states that a power cut may leave here, put into an empty folder.
@@ -343,6 +370,18 @@ impl<'a> Image<'a> {
 }
 
 impl Node<'_> {
+    /// As the running system sees it.
+    fn content(&self) -> Vec<u8> {
+        let mut content = self.base.clone();
+        for pending in &self.pending {
+            match *pending {
+                Pending::Write { offset, bytes, .. } => put(&mut content, offset, bytes),
+                Pending::Length { length, .. } => content.resize(usize::try_from(length).unwrap(), 0),
+            }
+        }
+        content
+    }
+
     fn torn(&self, dice: &mut Dice, upto: u64) -> (Vec<u8>, String) {
         let mut content = self.base.clone();
         if self.pending.is_empty() {

@@ -13,12 +13,14 @@
 )]
 
 mod check;
+mod copies;
 mod cuts;
 mod dice;
 mod faults;
 mod image;
 mod kills;
 mod ledger;
+mod mounted;
 mod record;
 mod shim;
 mod workload;
@@ -31,9 +33,11 @@ fn child() {
     let (root, marks) = (path("POWER_ROOT"), path("POWER_MARKS"));
     match task.split_once(' ').unwrap() {
         ("live", life) => workload::live(&root, &marks, &workload::Life::of_text(life)),
+        ("copy", spec) => copies::child(&root, &marks, spec),
         ("faults", spec) => faults::child(&root, &marks, spec),
         ("again", _) => faults::again(&root, &marks),
         ("unsynced", large) => faults::unsynced(&root, &marks, large == "1"),
+        ("mounted", _) => mounted::full(&root),
         ("full", lies) => faults::full(&root, &marks, lies == "1"),
         (other, _) => panic!("no such task: {other}"),
     }

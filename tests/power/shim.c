@@ -16,6 +16,7 @@
  *   SHIM_KILL   N:PHASE, the process dies at the N-th change; PHASE 0 before it, 1 after it, 2 in the middle of a write
  *   SHIM_KILL_AFTER  microseconds after which the process dies, whatever it is at
  *   SHIM_DEADLINE  seconds until the process ends with SIGALRM; 120 if nothing is said
+ *   SHIM_ELSEWHERE  a folder below SHIM_ROOT that is as on another filesystem: nothing is linked across its border
  *   SHIM_UNDO   if set, a sync that was made to fail has lost what it should have written: the bytes are back to what they
  *               were when the process asks for cached pages to be dropped (posix_fadvise)
  *
@@ -27,6 +28,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/fs.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -67,7 +69,7 @@ struct open_file { uint64_t id; dev_t device; ino_t inode; int marks; };
 static pthread_mutex_t turn = PTHREAD_MUTEX_INITIALIZER;
 static struct open_file files[FDS];
 static uint64_t next_id = 1;
-static char root[PATH_MAX], marks[PATH_MAX], boot[PATH_MAX];
+static char root[PATH_MAX], marks[PATH_MAX], boot[PATH_MAX], elsewhere[PATH_MAX];
 static size_t root_length;
 static int log_fd = -1;
 static long kill_at, kill_phase, changes;
@@ -104,6 +106,7 @@ __attribute__((constructor)) static void start(void) {
     snprintf(root, sizeof root, "%s", value);
     root_length = strlen(root);
     if ((value = getenv("SHIM_MARKS"))) snprintf(marks, sizeof marks, "%s", value);
+    if ((value = getenv("SHIM_ELSEWHERE"))) snprintf(elsewhere, sizeof elsewhere, "%s", value);
     if ((value = getenv("SHIM_BOOT"))) snprintf(boot, sizeof boot, "%s", value);
     if ((value = getenv("SHIM_KILL")) && sscanf(value, "%ld:%ld", &kill_at, &kill_phase) != 2) die("SHIM_KILL");
     undo_wanted = getenv("SHIM_UNDO") != NULL;
@@ -603,6 +606,11 @@ int fallocate64(int fd, int mode, off64_t offset, off64_t length) { return alloc
 int posix_fallocate(int fd, off_t offset, off_t length) { return allocate_in(fd, 0, offset, length) ? errno : 0; }
 int posix_fallocate64(int fd, off64_t offset, off64_t length) { return posix_fallocate(fd, offset, length); }
 
+static int is_elsewhere(const char *below) {
+    size_t length = strlen(elsewhere);
+    return length && below && !strncmp(below, elsewhere, length) && (!below[length] || below[length] == '/');
+}
+
 /* A call with one path or two. */
 static int named(int class, uint32_t kind, int dir, const char *path, int to_dir, const char *to, int call, long extra) {
     char room[PATH_MAX], to_room[PATH_MAX];
@@ -610,6 +618,11 @@ static int named(int class, uint32_t kind, int dir, const char *path, int to_dir
     lock();
     if ((below || to_below) && faulty(class)) {
         unlock();
+        return -1;
+    }
+    if (kind == LINK && is_elsewhere(below) != is_elsewhere(to_below)) {
+        unlock();
+        errno = EXDEV;
         return -1;
     }
     struct stat stat = {0};
@@ -650,13 +663,37 @@ static void foreign(int fd, const char *what) {
     if (file_of(fd)) emit(FOREIGN, 0, 0, 0, what, NULL, NULL, 0);
     unlock();
 }
+static int is_ours(int fd) {
+    lock();
+    int known = file_of(fd) != NULL;
+    unlock();
+    return known;
+}
+/* Copying within the kernel and sharing blocks are refused: then the program writes the bytes itself, where they are seen. */
 ssize_t copy_file_range(int from, off64_t *from_offset, int to, off64_t *to_offset, size_t length, unsigned flags) {
-    foreign(to, "copy_file_range");
+    if (is_ours(to)) {
+        errno = EXDEV;
+        return -1;
+    }
     return syscall(SYS_copy_file_range, from, from_offset, to, to_offset, length, flags);
 }
 ssize_t sendfile64(int to, int from, off64_t *offset, size_t count) {
-    foreign(to, "sendfile");
+    if (is_ours(to)) {
+        errno = EINVAL;
+        return -1;
+    }
     return syscall(SYS_sendfile, to, from, offset, count);
+}
+int ioctl(int fd, unsigned long request, ...) {
+    va_list rest;
+    va_start(rest, request);
+    void *argument = va_arg(rest, void *);
+    va_end(rest);
+    if (request == FICLONE && is_ours(fd)) {
+        errno = EOPNOTSUPP;
+        return -1;
+    }
+    return syscall(SYS_ioctl, fd, request, argument);
 }
 ssize_t splice(int from, off64_t *from_offset, int to, off64_t *to_offset, size_t length, unsigned flags) {
     foreign(to, "splice");

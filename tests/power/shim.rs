@@ -34,6 +34,19 @@ pub(crate) fn folder() -> tempfile::TempDir {
     }
 }
 
+fn copy_below(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let to = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            std::fs::create_dir(&to).unwrap();
+            copy_below(&path, &to);
+        } else {
+            std::fs::copy(&path, &to).unwrap();
+        }
+    }
+}
+
 /// How a life ends.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Kill {
@@ -56,6 +69,14 @@ impl Place {
         std::fs::create_dir(folder.path().join("root")).unwrap();
         std::fs::write(folder.path().join("boot"), "11111111-2222-4333-8444-555555555555\n").unwrap();
         Self { folder }
+    }
+
+    /// With what another place has, but for its log.
+    pub(crate) fn like(other: &Self) -> Self {
+        let place = Self::new();
+        copy_below(&other.root(), &place.root());
+        std::fs::copy(other.marks(), place.marks()).unwrap();
+        place
     }
 
     pub(crate) fn root(&self) -> PathBuf {
@@ -89,11 +110,16 @@ impl Place {
     /// One life, which ends by itself or is killed; anything else is a failure.
     pub(crate) fn live(&self, life: &Life, recorded: bool, kill: Kill) -> bool {
         let mut child = self.child(&format!("live {}", life.to_text()));
-        if recorded {
-            child.env("SHIM_LOG", self.log());
-        }
         if life.faulty {
             child.env("SHIM_UNDO", "1");
+        }
+        self.run(child, recorded, kill)
+    }
+
+    /// A child that ends by itself or is killed; anything else is a failure.
+    pub(crate) fn run(&self, mut child: Command, recorded: bool, kill: Kill) -> bool {
+        if recorded {
+            child.env("SHIM_LOG", self.log());
         }
         match kill {
             Kill::Not => {}
@@ -102,7 +128,7 @@ impl Place {
         }
         let output = child.output().unwrap();
         let killed = was_killed(output.status);
-        assert!(killed || output.status.success(), "{life:?} {kill:?}: {}", told(&output));
+        assert!(killed || output.status.success(), "{child:?} {kill:?}: {}", told(&output));
         // A line that a kill has torn was not said: what it begins was not begun.
         let marks = std::fs::read(self.marks()).unwrap_or_default();
         let said = marks.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);

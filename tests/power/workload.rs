@@ -94,6 +94,23 @@ pub(crate) fn data(root: &Path) -> PathBuf {
 
 /// Lives the life in `root/data`, with an account in `marks`.
 pub(crate) fn live(root: &Path, marks: &Path, life: &Life) {
+    let (store, marks, actors) = enter(&data(root), marks, life, life.faulty);
+    let actors: Vec<_> = actors.into_iter().map(|actor| thread::spawn(move || actor.run())).collect();
+    for actor in actors {
+        actor.join().unwrap();
+    }
+    marks.say("!well");
+    drop(store);
+}
+
+/// Opens the store, holds it against the account, and has actors ready for it. `rebooted` says that sessions may have been
+/// taken back since the account was given.
+pub(crate) fn enter(
+    folder: &Path,
+    marks: &Path,
+    life: &Life,
+    rebooted: bool,
+) -> (Sled, Arc<Marks>, Vec<Actor>) {
     let ledger = Ledger::of(&fs::read_to_string(marks).unwrap_or_default());
     let marks = Arc::new(Marks::open(marks));
     marks.say("L");
@@ -105,11 +122,11 @@ pub(crate) fn live(root: &Path, marks: &Path, life: &Life) {
         4 => Inline::UpTo(0),
         _ => Inline::default(),
     };
-    let store = check::options().inline(inline).open(data(root)).unwrap();
+    let store = check::options().inline(inline).open(folder).unwrap();
     // The machine did not restart: what is found is what was there, and from now on it stays so.
     let mut ledger_now = ledger;
     ledger_now.take("L");
-    let found = check::examine(&store, &ledger_now, life.faulty).unwrap_or_else(|error| panic!("{error}"));
+    let found = check::examine(&store, &ledger_now, rebooted).unwrap_or_else(|error| panic!("{error}"));
     let seen: Vec<String> = found
         .iter()
         .filter(|(key, _)| !key.starts_with("s|") && ledger_now.possible(key).len() > 1)
@@ -128,12 +145,7 @@ pub(crate) fn live(root: &Path, marks: &Path, life: &Life) {
             actor
         })
         .collect();
-    let actors: Vec<_> = actors.into_iter().map(|actor| thread::spawn(move || actor.run())).collect();
-    for actor in actors {
-        actor.join().unwrap();
-    }
-    marks.say("!well");
-    drop(store);
+    (store, marks, actors)
 }
 
 type Operation = fn(&mut Actor) -> Option<()>;
@@ -218,6 +230,12 @@ impl Actor {
                 }
             }
         }
+    }
+
+    /// How many operations have been acknowledged so far, this one's and those of all who share its account.
+    pub(crate) fn acknowledged(&self) -> impl Fn() -> u64 + use<> {
+        let marks = Arc::clone(&self.marks);
+        move || marks.ledger().acknowledged
     }
 
     pub(crate) fn run(mut self) {

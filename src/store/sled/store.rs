@@ -80,6 +80,14 @@ impl Core {
         self.reopened.load(Ordering::Acquire)
     }
 
+    /// D8, where the store itself is being closed: the index is not opened again.
+    pub(super) fn close(&self) {
+        let mut place = self.index.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(index) = place.take() {
+            index.close_after_failure();
+        }
+    }
+
     /// D8: closes the index, makes the system forget its pages, opens it again, and has it recovered before anybody reads it.
     pub(super) fn reopen(&self, recover: impl FnOnce(&Index) -> Result<()>) -> Result<()> {
         let mut place = self.index.write().unwrap_or_else(std::sync::PoisonError::into_inner);

@@ -222,7 +222,11 @@ impl Thread {
                 Next::Stop => break,
             }
         }
-        self.or_reopen(Self::note_uptime);
+        // With nobody left to write, what a failure leaves is for the next opening: to open it again now would cost the room that
+        // is kept for that.
+        if self.note_uptime().is_err() {
+            self.core.close();
+        }
     }
 
     fn next(&self) -> Next {
