@@ -16,6 +16,7 @@
 //! used-1          when, repository 00 digest      -> ()            a manifest was pushed or pulled then, about
 //! repositories-1  repository                      -> Repository    exists while a counter is above zero
 //! meta-1          name                            -> Uptime, Totals, Verifying
+//! (sled's own)    synced                          -> number        what stands before it in the log was synced (D10)
 //! ```
 //!
 //! A digest is one byte for the algorithm and then the raw hash, so that the order of keys is the order of the text forms and

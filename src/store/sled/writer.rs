@@ -223,6 +223,8 @@ impl Thread {
             }
         }
         self.or_reopen(Self::note_uptime);
+        // What cannot be sealed is durable all the same.
+        let _ = self.core.read(Index::seal);
     }
 
     fn next(&self) -> Next {
