@@ -26,6 +26,7 @@ mod manifests;
 mod map;
 mod opened;
 mod options;
+mod orphans;
 mod progress;
 mod quarantine;
 mod rescue;

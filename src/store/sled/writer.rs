@@ -12,6 +12,7 @@ use super::desk::{Copying, Desk};
 use super::index::{Changes, Index};
 use super::leftovers::{self, Retired};
 use super::options::Durability;
+use super::orphans;
 use super::schema::UPTIME_KEY;
 use super::store::Core;
 use crate::error::{Error, Result};
@@ -189,6 +190,7 @@ impl State {
     fn recover(&mut self, index: &Index, core: &Core) -> Result<()> {
         self.reset();
         let mut desk = self.desk(index, core);
+        orphans::begin_life(&mut desk)?;
         leftovers::recover(&mut desk)?;
         desk.sync()
     }
@@ -223,6 +225,7 @@ impl Thread {
             }
         }
         self.or_reopen(Self::note_uptime);
+        self.or_reopen(Self::note_end);
         // What cannot be sealed is durable all the same.
         let _ = self.core.read(Index::seal);
     }
@@ -264,6 +267,19 @@ impl Thread {
             let mut changes = Changes::new();
             changes.set(UPTIME_KEY.to_vec(), &desk.now())?;
             desk.apply(&changes)?;
+            desk.sync()
+        })
+    }
+
+    /// Writes down that this life ends by itself.
+    fn note_end(&mut self) -> Result<()> {
+        let Self { core, state, .. } = self;
+        if state.closed || core.folder.available()? < ROOM_TO_REMOVE {
+            return Ok(());
+        }
+        core.read(|index| {
+            let mut desk = state.desk(index, core);
+            orphans::end_life(&mut desk)?;
             desk.sync()
         })
     }

@@ -175,6 +175,7 @@ fn dated(tree: Tree, key: &[u8]) -> Result<(Uptime, RepositoryName, Digest)> {
 pub(in crate::store::sled) const UPTIME_KEY: &[u8] = b"uptime";
 pub(in crate::store::sled) const TOTALS_KEY: &[u8] = b"totals";
 pub(in crate::store::sled) const VERIFYING_KEY: &[u8] = b"verifying";
+pub(in crate::store::sled) const CUT_KEY: &[u8] = b"cut";
 
 /// The keys in sled's own tree, which belongs to the index and not to the store: no copy brings it along. They are looked for in
 /// the log, where nobody says which tree an entry is of: no repository's name is like them.
