@@ -28,8 +28,9 @@ const AT_THE_ROOT: [(&str, &str); 3] =
     [("Error", "error::Error"), ("ErrorCode", "error::ErrorCode"), ("Result", "error::Result")];
 
 /// The modules that alone may name a crate. Crates that are not listed may be named anywhere.
-const CRATES: [(&str, &[&str]); 17] = [
+const CRATES: [(&str, &[&str]); 18] = [
     ("bincode", &["store::sled"]),
+    ("crc32fast", &["store::sled"]),
     ("crossbeam", &["store::sled"]),
     ("memmap2", &["store::sled"]),
     ("rustix", &["store::sled"]),
@@ -52,8 +53,19 @@ const CRATES: [(&str, &[&str]); 17] = [
 const UNSAFE: &str = "src/store/sled/map.rs";
 
 /// What the library depends on with no features.
-const DEPENDENCIES: [&str; 10] =
-    ["bincode", "crossbeam", "memmap2", "rustix", "serde", "serde_json", "sha2", "sled", "thiserror", "uuid"];
+const DEPENDENCIES: [&str; 11] = [
+    "bincode",
+    "crc32fast",
+    "crossbeam",
+    "memmap2",
+    "rustix",
+    "serde",
+    "serde_json",
+    "sha2",
+    "sled",
+    "thiserror",
+    "uuid",
+];
 
 /// The longest that a file may be, in lines, without its tests.
 const LONGEST: usize = 600;

@@ -77,7 +77,7 @@ fn gc_reaches_the_server_that_has_the_store_and_keeps_what_that_was_told_to_keep
     let human = sledge(&["gc", "--dry-run", "--keep-tags", "*:last=1"], folder.path());
     assert_eq!(
         words(&human.stdout),
-        "would go: 1 tags, 0 manifests, 0 links, 0 blobs and 0 upload sessions, 0 bytes\n"
+        "would go: 1 tags, 0 manifests, 0 links, 0 blobs, 0 upload sessions and 0 orphans, 0 bytes\n"
     );
     let refused = sledge(&["gc", "--keep-tags", "*"], folder.path());
     assert!(

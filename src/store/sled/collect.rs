@@ -16,11 +16,13 @@ use super::index::{Changes, Index};
 use super::keep;
 use super::layers;
 use super::manifests;
+use super::orphans::{self, Searcher};
 use super::progress::{Steps, Watch};
 use super::retain::{self, Retention};
 use super::schema::{self, Kept, Layer, Link, Manifest, Tree, Upload, Uptime};
 use super::store::{REMOVE, Shared, Sled};
 use super::uploads;
+use super::verify::Orphan;
 use crate::error::{Error, Result};
 use crate::oci::{Digest, RepositoryName};
 use crate::store::Pinned;
@@ -122,7 +124,9 @@ pub struct Collected {
     pub links: u64,
     /// Of these, blobs that no repository linked any more, so that their bytes went.
     pub blobs: u64,
-    /// The bytes of these blobs, of the manifests and of the sessions.
+    /// Files and pieces of content that no record named, which a life that was cut off left.
+    pub orphans: u64,
+    /// The bytes of these blobs, of the manifests, of the sessions and of the orphans.
     pub bytes: u64,
     /// Candidates that turned out to be kept.
     pub kept: u64,
@@ -134,16 +138,17 @@ impl Collected {
     /// Whether nothing was removed, or nothing would be.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.tags + self.uploads + self.manifests + self.links == 0
+        self.tags + self.uploads + self.manifests + self.links + self.orphans == 0
     }
 }
 
 impl fmt::Display for Collected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { tags, uploads, manifests, links, blobs, bytes, damaged, .. } = self;
+        let Self { tags, uploads, manifests, links, blobs, orphans, bytes, damaged, .. } = self;
         write!(
             f,
-            "{tags} tags, {manifests} manifests, {links} links, {blobs} blobs and {uploads} upload sessions, {bytes} bytes"
+            "{tags} tags, {manifests} manifests, {links} links, {blobs} blobs, {uploads} upload sessions and {orphans} orphans, \
+             {bytes} bytes"
         )?;
         if *damaged > 0 { write!(f, "; {damaged} with damaged records left alone") } else { Ok(()) }
     }
@@ -156,6 +161,7 @@ impl std::ops::AddAssign for Collected {
         self.manifests += other.manifests;
         self.links += other.links;
         self.blobs += other.blobs;
+        self.orphans += other.orphans;
         self.bytes += other.bytes;
         self.kept += other.kept;
         self.damaged += other.damaged;
@@ -166,7 +172,9 @@ impl Sled {
     /// Removes what nothing keeps and what nobody goes on with. Others push, pull and delete meanwhile; what they were told is
     /// there stays for the grace time.
     ///
-    /// It costs as much as there is to remove, a look at every upload session, and with rules for tags a look at these.
+    /// It costs as much as there is to remove, a look at every upload session, and with rules for tags a look at these. The first
+    /// collection after the store was cut off (by a kill, a power cut, or a failure of the disk) lists all content besides, and
+    /// the records that name it.
     /// `watch` can end it at any step: what was removed until then is removed.
     ///
     /// # Errors
@@ -187,6 +195,7 @@ impl Sled {
             run.candidates(Kept::Manifest, age.max(grace))?;
         }
         run.candidates(Kept::Link, grace)?;
+        orphans::clear(shared, options.dry_run, &mut run)?;
         Ok(run.so_far)
     }
 }
@@ -311,6 +320,19 @@ impl Run<'_, '_> {
             }
             Ok(found)
         })
+    }
+}
+
+impl Searcher for Run<'_, '_> {
+    fn looked_at(&mut self, records: u64) -> Result<()> {
+        self.steps.done(records)
+    }
+
+    fn found(&mut self, orphan: Orphan) {
+        // In quarantine it stays for people to look at, and where a record cannot be read it may be that one's.
+        if orphan.removed || self.dry_run && !orphan.quarantined {
+            self.so_far += Collected { orphans: 1, bytes: orphan.bytes, ..Collected::default() };
+        }
     }
 }
 

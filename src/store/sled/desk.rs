@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::index::{Changes, Index};
+use super::index::{Changes, Index, MARK_SIZE};
 use super::journal::Journal;
 use super::leftovers::Retired;
 use super::schema::{Uptime, damaged};
@@ -72,10 +72,10 @@ impl<'a> Desk<'a> {
 
     /// Makes changes, all or none, syncing first what was made before if both together would not fit one window.
     pub(super) fn apply(&mut self, changes: &Changes) -> Result<()> {
-        if changes.size() > WINDOW {
+        if changes.size() > WINDOW - MARK_SIZE {
             return Err(damaged("a change of the index", "it is larger than one window between two syncs"));
         }
-        if *self.entered + changes.size() > WINDOW {
+        if *self.entered + changes.size() > WINDOW - MARK_SIZE {
             self.sync()?;
         }
         self.check()?;

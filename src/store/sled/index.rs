@@ -8,7 +8,7 @@ use std::io::{self, ErrorKind};
 use std::ops::Bound;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -16,12 +16,16 @@ use ::sled::transaction::{ConflictableTransactionError, TransactionError, Transa
 use ::sled::{Batch, Config, Db, IVec};
 
 use super::folder::sync_folder;
-use super::schema::{self, Record, Tree, damaged};
+use super::gaps::find_gap;
+use super::schema::{self, Record, SEAL_KEY, SYNCED_KEY, Tree, damaged};
 use super::waker::Waker;
 use crate::error::{Error, Result};
 
 /// sled reuses a freed segment on the word of a sync that is none; what one window writes must stay far below one (D4).
 pub(super) const SEGMENT_SIZE: usize = 4 << 20;
+
+/// What a mark adds to a window, at most.
+pub(super) const MARK_SIZE: usize = 64;
 
 /// An open database.
 pub(super) struct Index {
@@ -33,6 +37,9 @@ pub(super) struct Index {
     /// Bytes of keys and values that entered since the last data sync, and the most that ever did.
     entered: AtomicUsize,
     most_entered: AtomicUsize,
+    /// The number of the last mark, and whether another is to be written before the next change (D10).
+    synced: AtomicU64,
+    mark_due: AtomicBool,
 }
 
 impl Index {
@@ -61,6 +68,13 @@ impl Index {
         if file.exists() {
             File::open(&file).and_then(|file| file.sync_all()).map_err(failed)?;
         }
+        // D10: sled would go on without what is behind it, and write over that.
+        if let Some(offset) = find_gap(path).map_err(failed)? {
+            return Err(damaged(
+                "the index",
+                &format!("byte {offset} of {} went bad after it was written", file.display()),
+            ));
+        }
 
         let config = Config::new()
             .path(path)
@@ -80,8 +94,19 @@ impl Index {
             let opened = handles.db()?.open_tree(tree.name());
             handles.trees.insert(tree, opened.map_err(|error| index_error("opening the index", error))?);
         }
-        let index =
-            Self { waker, handles, on_disk, entered: AtomicUsize::new(0), most_entered: AtomicUsize::new(0) };
+        let index = Self {
+            waker,
+            handles,
+            on_disk,
+            entered: AtomicUsize::new(0),
+            most_entered: AtomicUsize::new(0),
+            synced: AtomicU64::new(0),
+            mark_due: AtomicBool::new(true),
+        };
+        let synced = index.handles.db()?.get(SYNCED_KEY);
+        let synced = synced.map_err(|error| index_error("opening the index", error))?;
+        let number = synced.and_then(|value| schema::number_of_synced(&value)).unwrap_or(0);
+        index.synced.store(number, Ordering::Relaxed);
         // Recovery and new trees wrote; nothing may stand on that before it is durable.
         index.sync()?;
         sync_folder(path).map_err(failed)?;
@@ -124,8 +149,10 @@ impl Index {
 
     /// Makes changes, all or none of them. Readers see them at once; they are durable after the next [`Index::sync`].
     pub(super) fn apply(&self, changes: &Changes) -> Result<()> {
-        let entered = self.entered.fetch_add(changes.size, Ordering::Relaxed) + changes.size;
-        self.most_entered.fetch_max(entered, Ordering::Relaxed);
+        if self.mark_due.load(Ordering::Relaxed) {
+            self.mark()?;
+        }
+        self.count(changes.size);
         let mut batches: BTreeMap<Tree, Batch> = BTreeMap::new();
         for (tree, key, value) in &changes.entries {
             let batch = batches.entry(*tree).or_default();
@@ -153,6 +180,44 @@ impl Index {
         })
     }
 
+    fn count(&self, size: usize) {
+        let entered = self.entered.fetch_add(size, Ordering::Relaxed) + size;
+        self.most_entered.fetch_max(entered, Ordering::Relaxed);
+    }
+
+    /// Notes in the log that all which was synced before this is synced (D10).
+    fn mark(&self) -> Result<()> {
+        let number = self.synced.load(Ordering::Relaxed).saturating_add(1);
+        self.note(SYNCED_KEY, Some(&schema::synced_value(number)))?;
+        self.synced.store(number, Ordering::Relaxed);
+        self.mark_due.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Sets or removes an entry of the index's own.
+    fn note(&self, key: &[u8], value: Option<&[u8]>) -> Result<()> {
+        let db = self.handles.db()?;
+        self.count(key.len() + value.map_or(0, <[u8]>::len) + Changes::OVERHEAD);
+        let outcome = match value {
+            Some(value) => db.insert(key, value),
+            None => db.remove(key),
+        };
+        outcome.map(drop).map_err(|error| index_error("writing the index", error))
+    }
+
+    /// Makes durable what was changed, and that it is: what goes bad of it from now on is found at the next opening (D10).
+    pub(super) fn seal(&self) -> Result<()> {
+        // The marks are not to go bad with the block that has the end of what they vouch for.
+        self.note(SEAL_KEY, Some(&[0; schema::MAX_VALUE]))?;
+        // What stands before the first mark is told by the second.
+        for _ in 0..2 {
+            self.sync()?;
+            self.mark()?;
+        }
+        self.note(SEAL_KEY, None)?;
+        self.sync()
+    }
+
     /// Sets or removes one entry of an index that is no store's yet: see [`Rewrite`](super::rewrite::Rewrite).
     pub(super) fn put(&self, tree: Tree, key: &[u8], value: Option<&[u8]>) -> Result<()> {
         let tree = self.tree(tree)?;
@@ -167,7 +232,7 @@ impl Index {
     /// that every store in the process shares, and is to find as little left to do as can be.
     pub(super) fn settle(&self) -> Result<()> {
         self.on_disk.file.sync_data().map_err(Error::io("syncing a new index"))?;
-        self.sync()
+        self.seal()
     }
 
     /// Hands all changes to the system: they survive the process, and not yet the machine.
@@ -182,6 +247,7 @@ impl Index {
         self.flush()?;
         self.on_disk.sync().map_err(Error::io("syncing the index"))?;
         self.entered.store(0, Ordering::Relaxed);
+        self.mark_due.store(true, Ordering::Relaxed);
         Ok(())
     }
 

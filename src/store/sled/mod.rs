@@ -1,6 +1,6 @@
 //! The durable store: records and small content in sled, larger content in files that never move.
 //!
-//! DESIGN.md argues the rules (D1 to D9) that the code in here refers to.
+//! DESIGN.md argues the rules (D1 to D10) that the code in here refers to.
 
 mod accounts;
 mod carry;
@@ -14,16 +14,19 @@ mod discover;
 mod evict;
 mod finder;
 mod folder;
+mod gaps;
 mod index;
 mod journal;
 mod keep;
 mod layers;
 mod leftovers;
+mod log;
 mod making;
 mod manifests;
 mod map;
 mod opened;
 mod options;
+mod orphans;
 mod progress;
 mod quarantine;
 mod rescue;

@@ -15,7 +15,8 @@
 //! candidates-1    kind, since, repository 00 digest -> ()          a link or manifest that nothing keeps, since that uptime
 //! used-1          when, repository 00 digest      -> ()            a manifest was pushed or pulled then, about
 //! repositories-1  repository                      -> Repository    exists while a counter is above zero
-//! meta-1          name                            -> Uptime, Totals, Verifying
+//! meta-1          name                            -> Uptime, Totals, Verifying, Cut
+//! (sled's own)    synced                          -> number        what stands before it in the log was synced (D10)
 //! ```
 //!
 //! A digest is one byte for the algorithm and then the raw hash, so that the order of keys is the order of the text forms and
@@ -115,7 +116,7 @@ macro_rules! records {
 
 records!(Layer in Layers, Link in Links, Manifest in Manifests, Tag in Tags, Referrer in Referrers, Upload in Uploads,
     Leftover in Leftovers, Repository in Repositories, Uptime in Meta, Totals in Meta,
-    Verifying in Meta);
+    Verifying in Meta, Cut in Meta);
 
 /// Where content is kept. An id is never used twice (D7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -245,6 +246,15 @@ pub(super) struct Verifying {
     pub(super) manifests: bool,
     /// The key of the last that was read; empty at the beginning.
     pub(super) after: Vec<u8>,
+}
+
+/// How the store's lives end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Cut {
+    /// Whether the last life ended by itself. While it lasts: no.
+    pub(super) ended: bool,
+    /// Whether lives that were cut off may have left content that no record names.
+    pub(super) orphans: bool,
 }
 
 /// The unit in which a file takes room on the disk, in bytes.

@@ -6,7 +6,6 @@
 
 mod contents;
 mod counters;
-mod orphans;
 mod pace;
 mod records;
 mod references;
@@ -28,6 +27,7 @@ pub use report::{Fault, FaultKind, Orphan, Quarantined, Read, VerifyReport};
 pub(super) use self::pace::Time;
 use self::pace::{Pace, System};
 use super::desk::Desk;
+use super::orphans::{self, Searcher};
 use super::progress::{EVERY, Progress, Watch};
 use super::schema::Tree;
 use super::store::{Core, REMOVE, Shared, Sled};
@@ -158,7 +158,8 @@ impl Run<'_> {
         self.begin("counting", None)?;
         self.counters()?;
         self.begin("looking for what nobody names", None)?;
-        self.orphans()?;
+        let (shared, repair) = (Arc::clone(self.shared), self.repair);
+        orphans::search(&shared, repair, self)?;
         // Only now: whoever is ended while records are looked at need not read all content again.
         self.note(None)
     }
@@ -211,6 +212,17 @@ impl Run<'_> {
     ) -> Result<T> {
         let core = Arc::clone(self.core());
         self.shared.writer.run(REMOVE, move |desk| look(&core, desk))
+    }
+}
+
+impl Searcher for Run<'_> {
+    fn looked_at(&mut self, records: u64) -> Result<()> {
+        self.report.records += records;
+        self.done(records)
+    }
+
+    fn found(&mut self, orphan: Orphan) {
+        self.report.add_orphan(orphan);
     }
 }
 

@@ -12,6 +12,7 @@ use super::desk::{Copying, Desk};
 use super::index::{Changes, Index};
 use super::leftovers::{self, Retired};
 use super::options::Durability;
+use super::orphans;
 use super::schema::UPTIME_KEY;
 use super::store::Core;
 use crate::error::{Error, Result};
@@ -189,6 +190,7 @@ impl State {
     fn recover(&mut self, index: &Index, core: &Core) -> Result<()> {
         self.reset();
         let mut desk = self.desk(index, core);
+        orphans::begin_life(&mut desk)?;
         leftovers::recover(&mut desk)?;
         desk.sync()
     }
@@ -224,7 +226,8 @@ impl Thread {
         }
         // With nobody left to write, what a failure leaves is for the next opening: to open it again now would cost the room that
         // is kept for that.
-        if self.note_uptime().is_err() {
+        let ended = self.note_uptime().and_then(|()| self.note_end()).and_then(|()| self.seal());
+        if ended.is_err() {
             self.core.close();
         }
     }
@@ -268,6 +271,27 @@ impl Thread {
             desk.apply(&changes)?;
             desk.sync()
         })
+    }
+
+    /// Writes down that this life ends by itself.
+    fn note_end(&mut self) -> Result<()> {
+        let Self { core, state, .. } = self;
+        if state.closed || core.folder.available()? < ROOM_TO_REMOVE {
+            return Ok(());
+        }
+        core.read(|index| {
+            let mut desk = state.desk(index, core);
+            orphans::end_life(&mut desk)?;
+            desk.sync()
+        })
+    }
+
+    /// What cannot be sealed is durable all the same.
+    fn seal(&mut self) -> Result<()> {
+        if self.core.folder.available()? < ROOM_TO_REMOVE {
+            return Ok(());
+        }
+        self.core.read(Index::seal)
     }
 
     fn group(&mut self, first: Box<dyn Job>) {

@@ -35,6 +35,7 @@ pub fn check_schema(bytes: &[u8]) {
     record::<Uptime>(bytes, |_| {});
     record::<Totals>(bytes, |_| {});
     record::<Verifying>(bytes, |_| {});
+    record::<Cut>(bytes, |_| {});
 }
 
 /// A record that is read and written again is the same record. It is the same bytes too, unless these spelled a number longer

@@ -175,6 +175,22 @@ fn dated(tree: Tree, key: &[u8]) -> Result<(Uptime, RepositoryName, Digest)> {
 pub(in crate::store::sled) const UPTIME_KEY: &[u8] = b"uptime";
 pub(in crate::store::sled) const TOTALS_KEY: &[u8] = b"totals";
 pub(in crate::store::sled) const VERIFYING_KEY: &[u8] = b"verifying";
+pub(in crate::store::sled) const CUT_KEY: &[u8] = b"cut";
+
+/// The keys in sled's own tree, which belongs to the index and not to the store: no copy brings it along. They are looked for in
+/// the log, where nobody says which tree an entry is of: no repository's name is like them.
+pub(in crate::store::sled) const SYNCED_KEY: &[u8] = b"\0synced";
+/// It is there only while an index is being sealed.
+pub(in crate::store::sled) const SEAL_KEY: &[u8] = b"\0seal";
+
+/// The value at [`SYNCED_KEY`].
+pub(in crate::store::sled) const fn synced_value(number: u64) -> [u8; 8] {
+    number.to_be_bytes()
+}
+
+pub(in crate::store::sled) fn number_of_synced(value: &[u8]) -> Option<u64> {
+    value.try_into().ok().map(u64::from_be_bytes)
+}
 
 /// The repository that a key begins with, and what follows.
 fn of_repository(tree: Tree, key: &[u8]) -> Result<(RepositoryName, &[u8])> {

@@ -1,6 +1,9 @@
 //! Collection, with a clock that the test sets.
 
+use std::fs;
+use std::io::Write as _;
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -8,8 +11,10 @@ use serde_json::{Value, json};
 
 use super::{entries, files, folder, noise, push, repository};
 use crate::error::{Error, Result};
-use crate::oci::{Digest, Manifest, MediaType, Reference, RepositoryName, Tag};
+use crate::oci::{Algorithm, Digest, Manifest, MediaType, Reference, RepositoryName, Tag};
+use crate::store::sled::desk::Desk;
 use crate::store::sled::index::Changes;
+use crate::store::sled::orphans;
 use crate::store::sled::schema::{self, Tree};
 use crate::store::sled::writer::Terms;
 use crate::store::sled::{CollectOptions, Collected, Options, Retention, Sled, Untagged};
@@ -265,7 +270,7 @@ fn a_deletion_that_a_kill_cut_short_still_abandons_what_it_kept() -> Result<()> 
     assert_eq!(collect_all(&store).kept, 2);
     // As a kill right after the deletion's own transaction leaves it.
     let digest = *subject.digest();
-    let cut = move |desk: &mut crate::store::sled::desk::Desk<'_>| {
+    let cut = move |desk: &mut Desk<'_>| {
         let (_, recorded) =
             crate::store::sled::manifests::find(desk.index(), &repository(), &Reference::Digest(digest))?;
         let mut changes = Changes::new();
@@ -413,4 +418,85 @@ fn the_first_rule_for_a_repository_is_the_one() -> Result<()> {
     assert_eq!(collect_with(&store, &options).tags, 1);
     assert_eq!(store.tags(&repository(), None, 10)?.items.len(), 1);
     Ok(())
+}
+
+const TERMS: Terms = Terms { durable: true, new_file: false, adds: false };
+
+/// What a kill at this moment would leave.
+fn killed(folder: &tempfile::TempDir) -> tempfile::TempDir {
+    fn copy(from: &Path, to: &Path) {
+        fs::create_dir_all(to).unwrap();
+        for entry in fs::read_dir(from).unwrap().map(std::result::Result::unwrap) {
+            let to = to.join(entry.file_name());
+            if entry.file_type().unwrap().is_dir() {
+                copy(&entry.path(), &to);
+            } else {
+                fs::copy(entry.path(), to).unwrap();
+            }
+        }
+    }
+    let left = self::folder();
+    copy(folder.path(), left.path());
+    left
+}
+
+/// A file in which an upload began before its record was durable, and one of a value's pieces; and one that somebody is to look at.
+fn lay_orphans(store: &Sled) {
+    let [file, chunk, aside] = [1, 2, 3].map(uuid::Uuid::from_u128);
+    fs::write(store.0.core.folder.content(file), [0; 77]).unwrap();
+    store.0.core.folder.make_quarantine().unwrap();
+    fs::write(store.0.core.folder.quarantined(aside), [0; 7]).unwrap();
+    let work = move |desk: &mut Desk<'_>| {
+        let mut changes = Changes::new();
+        changes.set_value(Tree::Chunks, schema::chunk_key(chunk, 0), vec![0; 777]);
+        desk.apply(&changes)
+    };
+    store.0.writer.run(TERMS, work).unwrap();
+}
+
+#[test]
+fn a_collection_after_a_life_that_was_cut_off_removes_what_no_record_names() {
+    let folder = folder();
+    let store = open(&folder);
+    assert_eq!(collect(&store).orphans, 0);
+    let large = push(&store, &noise(100_000, 1)).unwrap();
+    put(&store, &image(&[large], None), &["a"]).unwrap();
+    let mut upload = store.start_upload(&repository(), &UploadOptions::new()).unwrap();
+    upload.write_all(&noise(200_000, 2)).unwrap();
+    let session = upload.id();
+    upload.suspend().unwrap();
+    lay_orphans(&store);
+    let left = killed(&folder);
+    drop(store);
+
+    let store = open(&left);
+    let before = files(left.path());
+    let dry = collect_with(&store, &CollectOptions::new().dry_run(true));
+    assert_eq!((dry.orphans, dry.bytes), (2, 77 + 777));
+    assert_eq!(files(left.path()), before);
+    let found = collect(&store);
+    assert_eq!(found, dry);
+    assert!(!found.is_empty());
+    pass(&store, 0);
+    assert_eq!(files(left.path()), before - 1, "the layer and the session stay");
+    assert_eq!(fs::read_dir(left.path().join("quarantine")).unwrap().count(), 1);
+    let upload = store.resume_upload(&repository(), session, &UploadOptions::new()).unwrap();
+    upload.commit(&Algorithm::Sha256.digest(&noise(200_000, 2))).unwrap();
+    store.blob(&repository(), &large).unwrap();
+    assert_eq!(collect(&store).orphans, 0);
+}
+
+/// It would read all records each time.
+#[test]
+fn a_collection_looks_for_what_no_record_names_only_where_a_life_was_cut_off() {
+    let folder = folder();
+    let store = open(&folder);
+    collect(&store);
+    drop(store);
+    let store = open(&folder);
+    lay_orphans(&store);
+    assert_eq!(collect(&store).orphans, 0);
+    // An index that is opened again after a failure may have lost the records of what is there.
+    store.0.writer.run(TERMS, orphans::begin_life).unwrap();
+    assert_eq!(collect(&store).orphans, 2);
 }

@@ -89,7 +89,9 @@ pub struct Orphan {
     pub place: String,
     /// How many bytes it has.
     pub bytes: u64,
-    /// Whether it was removed. What is in quarantine stays for people to look at.
+    /// Whether it is in quarantine, where it stays for people to look at.
+    pub quarantined: bool,
+    /// Whether it was removed.
     pub removed: bool,
 }
 

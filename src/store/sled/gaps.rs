@@ -1,0 +1,165 @@
+//! Whether sled, opening its log, would pass over something that had been synced (D10).
+//!
+//! When it opens, sled makes the messages of its log again, from where the last opening had come to. At a place that is damaged it
+//! stops, or goes on with the next segment, and says nothing: that is what a power cut leaves at the end of a log, where nothing
+//! was acknowledged. A block that goes bad later, in what was acknowledged long ago, looks the same to it; what was behind it is
+//! gone, and is soon written over.
+//!
+//! Here they are told apart. The first change after each data sync has a *mark* in front of it, an entry whose number grows by
+//! one. So what stands before a mark in the log, and before a later one, was synced when that later one was written: no power cut
+//! leaves a gap there. Two kinds of gaps are no damage all the same. Where an opening found the end of the log, the next messages
+//! may stand in the next segment. And a segment that is free is written over in pieces: one of whose pages none is in use.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
+use std::path::Path;
+
+use super::index::SEGMENT_SIZE;
+use super::log::{self, Body, Header, LONGEST_HEADER, Message, SEGMENT_HEADER, Segment};
+use super::schema::{SYNCED_KEY, number_of_synced};
+
+/// A mark's message is not longer, where it stands alone or its page has nothing else.
+const LONGEST_MARK: usize = 256;
+
+/// The first place in the log of the index in `folder` that is damaged though it was synced, as an offset in the file `db`.
+///
+/// It reads what sled itself reads to open it, a segment at a time.
+pub(super) fn find_gap(folder: &Path) -> io::Result<Option<u64>> {
+    let file = match File::open(folder.join("db")) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        file => file?,
+    };
+    let recovered = recovered(folder)?;
+    let segments = segments(&file, recovered / SEGMENT_SIZE as u64)?;
+    let mut gaps = Vec::new();
+    let mut marks = Marks::default();
+    for (number, place) in &segments {
+        let segment = Segment::read(&file, place.start)?;
+        let position = |at: usize| number * SEGMENT_SIZE as u64 + at as u64;
+        let mut end = Some(SEGMENT_HEADER);
+        let mut gap = place.headless.then_some(0);
+        for message in segment.messages(*number) {
+            gap = gap.or(message.gap);
+            end = (!message.is_cap()).then_some(message.end);
+            if let Some(number) = mark(&message) {
+                marks.add(position(message.begin), number);
+            }
+        }
+        if let Some(at) = gap.or(end).filter(|at| *at <= SEGMENT_SIZE - LONGEST_HEADER) {
+            gaps.push(Gap { segment: *number, position: position(at), offset: place.start + at as u64 });
+        }
+    }
+    gaps.retain(|gap| gap.position < marks.synced && gap.position != recovered);
+    first_in_use(&file, &segments, &gaps)
+}
+
+/// The position in the log that the last opening came to; `0` if there is nothing to tell.
+fn recovered(folder: &Path) -> io::Result<u64> {
+    let mut newest = 0;
+    for entry in fs::read_dir(folder)? {
+        let name = entry?.file_name();
+        let position = name.to_str().and_then(|name| name.strip_prefix("snap."));
+        newest =
+            newest.max(position.and_then(|position| u64::from_str_radix(position, 16).ok()).unwrap_or(0));
+    }
+    Ok(newest)
+}
+
+struct Place {
+    start: u64,
+    /// Its messages tell its number and its header does not: sled does not know of it.
+    headless: bool,
+}
+
+/// The segments from that number on, by their numbers.
+fn segments(file: &File, first: u64) -> io::Result<BTreeMap<u64, Place>> {
+    let mut segments = BTreeMap::new();
+    let mut headless = Vec::new();
+    for start in (0..file.metadata()?.len()).step_by(SEGMENT_SIZE) {
+        match log::header(file, start)? {
+            Header::Number(number) if number >= first => {
+                segments.insert(number, Place { start, headless: false });
+            }
+            Header::Number(_) => {}
+            Header::Blank | Header::Damaged => headless.push(start),
+        }
+    }
+    for start in headless {
+        if let Some(number) = Segment::read(file, start)?.number().filter(|number| *number >= first) {
+            segments.entry(number).or_insert(Place { start, headless: true });
+        }
+    }
+    Ok(segments)
+}
+
+struct Gap {
+    segment: u64,
+    position: u64,
+    offset: u64,
+}
+
+#[derive(Default)]
+struct Marks {
+    highest: u64,
+    last: u64,
+    /// What stands before this position was synced before the highest mark was written.
+    synced: u64,
+}
+
+impl Marks {
+    /// By their positions.
+    const fn add(&mut self, position: u64, number: u64) {
+        if number > self.highest {
+            self.highest = number;
+            self.synced = self.last;
+        }
+        self.last = position;
+    }
+}
+
+/// The number of the mark that a message writes.
+fn mark(message: &Message<'_>) -> Option<u64> {
+    if message.length() > LONGEST_MARK {
+        return None;
+    }
+    let value = match message.body() {
+        Body::Set(SYNCED_KEY, value) => Some(value),
+        Body::Node(prefix, entries) => {
+            entries.into_iter().find(|(key, _)| [prefix, key].concat() == SYNCED_KEY).map(|(_, value)| value)
+        }
+        _ => None,
+    };
+    value.and_then(number_of_synced)
+}
+
+/// The first of the gaps that is in a segment of which a page is in use: one that no later segment has anew.
+fn first_in_use(file: &File, segments: &BTreeMap<u64, Place>, gaps: &[Gap]) -> io::Result<Option<u64>> {
+    let Some(first) = gaps.first() else { return Ok(None) };
+    // By page, the gaps in whose segments it is in use, as far as is known.
+    let mut pages: HashMap<u64, BTreeSet<usize>> = HashMap::new();
+    for (number, place) in segments.range(first.segment..) {
+        let gap = gaps.iter().position(|gap| gap.segment == *number);
+        let segment = Segment::read(file, place.start)?;
+        let mut empty = true;
+        for message in segment.messages(*number).filter(Message::has_page) {
+            empty = false;
+            if message.frees() {
+                pages.remove(&message.page);
+            } else if message.replaces()
+                && let Some(gaps) = pages.get_mut(&message.page)
+            {
+                gaps.retain(|of_page| Some(*of_page) == gap);
+            }
+            if let Some(gap) = gap.filter(|_| !message.frees()) {
+                pages.entry(message.page).or_default().insert(gap);
+            }
+        }
+        // Of a segment that has nothing left, nobody can say that it was free.
+        if let Some(gap) = gap.filter(|_| empty).and_then(|gap| gaps.get(gap)) {
+            return Ok(Some(gap.offset));
+        }
+    }
+    let in_use = pages.into_values().flatten().min();
+    Ok(in_use.and_then(|gap| gaps.get(gap)).map(|gap| gap.offset))
+}
