@@ -424,7 +424,7 @@ fn task(operation: Operation, place: &Place, seed: u64) -> std::process::Command
 #[test]
 fn a_cut_while_a_store_is_copied_compacted_restored_or_rescued_leaves_both_whole_or_one() {
     let first = setting("POWER_SEED", 1) as u64;
-    let (states, kills) = (setting("COPIES_STATES", 12), setting("COPIES_KILLS", 2));
+    let (states, kills) = (setting("COPIES_STATES", 7), setting("COPIES_KILLS", 1));
     let mut failures = Vec::new();
     let mut all: Vec<Figures> = OPERATIONS.iter().map(|_| Figures::default()).collect();
     for seed in first..first + setting("COPIES_SEEDS", 1) as u64 {
