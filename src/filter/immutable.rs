@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::oci::{Descriptor, Digest, Manifest, MediaType, Reference, RepositoryName, Tag};
 use crate::store::{
     Blob, BlobStat, Condition, Discover, Manage, MountSource, Page, Pinned, Pull, Push, PutManifest, Store,
-    Tagged, Upload, UploadOptions, UploadStatus,
+    Tagged, Upload, UploadOptions, UploadStatus, forward_discover, forward_pull,
 };
 
 /// A store in which certain tags, once set, are neither moved nor deleted, nor the manifests that they point at.
@@ -43,23 +43,8 @@ impl<S: fmt::Debug> fmt::Debug for ImmutableTags<S> {
     }
 }
 
-impl<S: Store> Pull for ImmutableTags<S> {
-    fn manifest(&self, repository: &RepositoryName, reference: &Reference) -> Result<Manifest> {
-        self.store.manifest(repository, reference)
-    }
-
-    fn resolve(&self, repository: &RepositoryName, reference: &Reference) -> Result<Descriptor> {
-        self.store.resolve(repository, reference)
-    }
-
-    fn blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Blob> {
-        self.store.blob(repository, digest)
-    }
-
-    fn stat(&self, repository: &RepositoryName, digest: &Digest) -> Result<BlobStat> {
-        self.store.stat(repository, digest)
-    }
-}
+forward_pull!([S: Store] ImmutableTags<S>, self => self.store);
+forward_discover!([S: Store] ImmutableTags<S>, self => self.store);
 
 impl<S: Store> Push for ImmutableTags<S> {
     fn put_manifest(
@@ -125,36 +110,6 @@ impl<S: Store> Push for ImmutableTags<S> {
         source: &MountSource<'_>,
     ) -> Result<BlobStat> {
         self.store.mount(repository, digest, source)
-    }
-}
-
-impl<S: Store> Discover for ImmutableTags<S> {
-    fn repositories(&self, after: Option<&RepositoryName>, limit: usize) -> Result<Page<RepositoryName>> {
-        self.store.repositories(after, limit)
-    }
-
-    fn manifests(
-        &self,
-        repository: &RepositoryName,
-        after: Option<&Digest>,
-        limit: usize,
-    ) -> Result<Page<Descriptor>> {
-        self.store.manifests(repository, after, limit)
-    }
-
-    fn tags(&self, repository: &RepositoryName, after: Option<&Tag>, limit: usize) -> Result<Page<Tagged>> {
-        self.store.tags(repository, after, limit)
-    }
-
-    fn referrers(
-        &self,
-        repository: &RepositoryName,
-        subject: &Digest,
-        artifact_type: Option<&MediaType>,
-        after: Option<&Digest>,
-        limit: usize,
-    ) -> Result<Page<Descriptor>> {
-        self.store.referrers(repository, subject, artifact_type, after, limit)
     }
 }
 

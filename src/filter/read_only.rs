@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::oci::{Descriptor, Digest, Manifest, MediaType, Reference, RepositoryName, Tag};
 use crate::store::{
     Blob, BlobStat, Condition, Discover, Manage, MountSource, Page, Pinned, Pull, Push, PutManifest, Tagged,
-    Upload, UploadOptions, UploadStatus,
+    Upload, UploadOptions, UploadStatus, forward_discover, forward_pull,
 };
 
 /// A store that is read and not written. It asks of what is beneath only that it can be read: that it writes nothing is proved
@@ -25,53 +25,8 @@ fn refused<T>() -> Result<T> {
     Err(Error::Unsupported("the registry is read-only: nothing can be pushed or deleted".to_owned()))
 }
 
-impl<S: Pull + Discover> Pull for ReadOnly<S> {
-    fn manifest(&self, repository: &RepositoryName, reference: &Reference) -> Result<Manifest> {
-        self.0.manifest(repository, reference)
-    }
-
-    fn resolve(&self, repository: &RepositoryName, reference: &Reference) -> Result<Descriptor> {
-        self.0.resolve(repository, reference)
-    }
-
-    fn blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Blob> {
-        self.0.blob(repository, digest)
-    }
-
-    fn stat(&self, repository: &RepositoryName, digest: &Digest) -> Result<BlobStat> {
-        self.0.stat(repository, digest)
-    }
-}
-
-impl<S: Pull + Discover> Discover for ReadOnly<S> {
-    fn repositories(&self, after: Option<&RepositoryName>, limit: usize) -> Result<Page<RepositoryName>> {
-        self.0.repositories(after, limit)
-    }
-
-    fn manifests(
-        &self,
-        repository: &RepositoryName,
-        after: Option<&Digest>,
-        limit: usize,
-    ) -> Result<Page<Descriptor>> {
-        self.0.manifests(repository, after, limit)
-    }
-
-    fn tags(&self, repository: &RepositoryName, after: Option<&Tag>, limit: usize) -> Result<Page<Tagged>> {
-        self.0.tags(repository, after, limit)
-    }
-
-    fn referrers(
-        &self,
-        repository: &RepositoryName,
-        subject: &Digest,
-        artifact_type: Option<&MediaType>,
-        after: Option<&Digest>,
-        limit: usize,
-    ) -> Result<Page<Descriptor>> {
-        self.0.referrers(repository, subject, artifact_type, after, limit)
-    }
-}
+forward_pull!([S: Pull + Discover] ReadOnly<S>, self => self.0);
+forward_discover!([S: Pull + Discover] ReadOnly<S>, self => self.0);
 
 impl<S: Pull + Discover> Push for ReadOnly<S> {
     fn put_manifest(&self, _: &RepositoryName, _: &Manifest, _: &PutManifest<'_>) -> Result<()> {

@@ -33,10 +33,12 @@ use uuid::Uuid;
 use crate::error::Result;
 use crate::oci::{Descriptor, Digest, Manifest, MediaType, Reference, RepositoryName, Tag};
 
+mod forward;
 pub mod memory;
 mod options;
 pub mod sled;
 
+pub(crate) use forward::{forward_discover, forward_pull};
 pub(crate) use options::check_tag;
 pub use options::{Condition, MountSource, Pinned, PutManifest, References, UploadOptions};
 
@@ -398,83 +400,3 @@ impl<T> Default for Page<T> {
         Self { items: Vec::new(), more: false }
     }
 }
-
-/// Forwards the four traits through a pointer type.
-macro_rules! forward {
-    ($($pointer:ty),*) => { $(
-        impl<S: Pull + ?Sized> Pull for $pointer {
-            fn manifest(&self, repository: &RepositoryName, reference: &Reference) -> Result<Manifest> {
-                (**self).manifest(repository, reference)
-            }
-            fn resolve(&self, repository: &RepositoryName, reference: &Reference) -> Result<Descriptor> {
-                (**self).resolve(repository, reference)
-            }
-            fn blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Blob> {
-                (**self).blob(repository, digest)
-            }
-            fn stat(&self, repository: &RepositoryName, digest: &Digest) -> Result<BlobStat> {
-                (**self).stat(repository, digest)
-            }
-        }
-
-        impl<S: Push + ?Sized> Push for $pointer {
-            fn put_manifest(&self, repository: &RepositoryName, manifest: &Manifest, options: &PutManifest<'_>) -> Result<()> {
-                (**self).put_manifest(repository, manifest, options)
-            }
-            fn tag(&self, repository: &RepositoryName, digest: &Digest, tag: &Tag, condition: &Condition) -> Result<()> {
-                (**self).tag(repository, digest, tag, condition)
-            }
-            fn start_upload(&self, repository: &RepositoryName, options: &UploadOptions) -> Result<Box<dyn Upload>> {
-                (**self).start_upload(repository, options)
-            }
-            fn resume_upload(&self, repository: &RepositoryName, id: Uuid, options: &UploadOptions) -> Result<Box<dyn Upload>> {
-                (**self).resume_upload(repository, id, options)
-            }
-            fn upload_status(&self, repository: &RepositoryName, id: Uuid) -> Result<UploadStatus> {
-                (**self).upload_status(repository, id)
-            }
-            fn cancel_upload(&self, repository: &RepositoryName, id: Uuid) -> Result<()> {
-                (**self).cancel_upload(repository, id)
-            }
-            fn mount(&self, repository: &RepositoryName, digest: &Digest, source: &MountSource<'_>) -> Result<BlobStat> {
-                (**self).mount(repository, digest, source)
-            }
-        }
-
-        impl<S: Discover + ?Sized> Discover for $pointer {
-            fn repositories(&self, after: Option<&RepositoryName>, limit: usize) -> Result<Page<RepositoryName>> {
-                (**self).repositories(after, limit)
-            }
-            fn manifests(&self, repository: &RepositoryName, after: Option<&Digest>, limit: usize) -> Result<Page<Descriptor>> {
-                (**self).manifests(repository, after, limit)
-            }
-            fn tags(&self, repository: &RepositoryName, after: Option<&Tag>, limit: usize) -> Result<Page<Tagged>> {
-                (**self).tags(repository, after, limit)
-            }
-            fn referrers(
-                &self,
-                repository: &RepositoryName,
-                subject: &Digest,
-                artifact_type: Option<&MediaType>,
-                after: Option<&Digest>,
-                limit: usize,
-            ) -> Result<Page<Descriptor>> {
-                (**self).referrers(repository, subject, artifact_type, after, limit)
-            }
-        }
-
-        impl<S: Manage + ?Sized> Manage for $pointer {
-            fn delete_manifest(&self, repository: &RepositoryName, digest: &Digest, pinned: &Pinned) -> Result<()> {
-                (**self).delete_manifest(repository, digest, pinned)
-            }
-            fn delete_tag(&self, repository: &RepositoryName, tag: &Tag) -> Result<()> {
-                (**self).delete_tag(repository, tag)
-            }
-            fn delete_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<()> {
-                (**self).delete_blob(repository, digest)
-            }
-        }
-    )* };
-}
-
-forward!(&S, Box<S>, Arc<S>);

@@ -2,10 +2,11 @@
 //!
 //! What is done is chosen by dice in `tests/model.rs`, and by the fuzzer's input in the target `model`.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sledge::Error;
@@ -85,6 +86,29 @@ impl<'w> Walk<'w> {
         self.sled = Some(options.open(self.folder.path()).unwrap());
     }
 
+    /// Goes on with what a kill at this moment would leave.
+    fn kill(&mut self) {
+        let left = tempfile::tempdir().unwrap();
+        let mut files = files_below(self.folder.path());
+        // What was left to be done when nothing else is may be under way: no moment has half of a write that came after the other.
+        loop {
+            let again = files_below(self.folder.path());
+            if again == files {
+                break;
+            }
+            files = again;
+        }
+        fs::create_dir(left.path().join("content")).unwrap();
+        for (path, bytes) in files {
+            let path = left.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, bytes).unwrap();
+        }
+        self.sled = None;
+        self.folder = left;
+        self.reopen();
+    }
+
     /// Panics if a reader can tell the two apart.
     pub fn compare(&self, page: usize, when: &str) {
         let expected = everything(&self.memory, self.world, page);
@@ -96,7 +120,11 @@ impl<'w> Walk<'w> {
     pub fn step(&mut self, choices: &mut impl Choices, when: &str) -> String {
         let [expected, found] = match choices.roll(40) {
             0 => {
-                self.reopen();
+                if choices.roll(2) == 0 {
+                    self.reopen();
+                } else {
+                    self.kill();
+                }
                 Default::default()
             }
             1 => self.collect(choices.roll(2) == 0),
@@ -381,4 +409,22 @@ impl<'w> Walk<'w> {
         let files = files.map(|file| file.unwrap().path());
         files.filter(|file| fs::read(file).is_ok_and(|found| found == content)).collect()
     }
+}
+
+/// Every file of a store that says anything, with its bytes. A file that goes meanwhile is not there.
+fn files_below(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(path) = folders.pop() {
+        for path in fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.ends_with("reserve") {
+                // It is as long as all others, and holds nothing.
+            } else if let Ok(bytes) = fs::read(&path) {
+                files.insert(path.strip_prefix(folder).unwrap().to_owned(), bytes);
+            }
+        }
+    }
+    files
 }

@@ -19,7 +19,7 @@ use super::manifests;
 use super::orphans::{self, Searcher};
 use super::progress::{Steps, Watch};
 use super::retain::{self, Retention};
-use super::schema::{self, Kept, Layer, Link, Manifest, Tree, Upload, Uptime};
+use super::schema::{self, Kept, Layer, Manifest, Tree, Upload, Uptime};
 use super::store::{REMOVE, Shared, Sled};
 use super::uploads;
 use super::verify::Orphan;
@@ -359,11 +359,7 @@ impl Candidate {
     }
 
     fn judge(&self, index: &Index) -> Result<Judged> {
-        let key = schema::digest_within(&self.repository, &self.digest);
-        let stamp = match self.kind {
-            Kept::Link => index.get::<Link>(&key)?.and_then(|link| link.unreferenced_since),
-            Kept::Manifest => index.get::<Manifest>(&key)?.and_then(|manifest| manifest.unkept_since),
-        };
+        let stamp = keep::stamp_of(index, self.kind, &self.repository, &self.digest)?;
         Ok(match stamp {
             Some(since) if since == self.since => {
                 match keep::is_kept(index, self.kind, &self.repository, &self.digest)? {
@@ -399,7 +395,7 @@ impl Candidate {
             },
             Judged::Kept => {
                 let mut changes = Changes::new();
-                self.clear(desk.index(), &mut changes)?;
+                keep::clear_stamp(desk.index(), &mut changes, self.kind, &self.repository, &self.digest)?;
                 desk.apply(&changes)?;
                 found.kept = 1;
             }
@@ -417,25 +413,6 @@ impl Candidate {
             }
         }
         Ok(found)
-    }
-
-    /// Takes the stamp off what is kept: whoever takes away what keeps it puts a new one.
-    fn clear(&self, index: &Index, changes: &mut Changes) -> Result<()> {
-        let key = schema::digest_within(&self.repository, &self.digest);
-        match self.kind {
-            Kept::Link => {
-                if let Some(link) = index.get::<Link>(&key)? {
-                    changes.set(key, &Link { unreferenced_since: None, ..link })?;
-                }
-            }
-            Kept::Manifest => {
-                if let Some(manifest) = index.get::<Manifest>(&key)? {
-                    changes.set(key, &Manifest { unkept_since: None, ..manifest })?;
-                }
-            }
-        }
-        keep::move_candidate(changes, self.kind, Some(self.since), None, &self.repository, &self.digest);
-        Ok(())
     }
 
     fn would_go(&self, index: &Index) -> Result<Collected> {

@@ -82,33 +82,64 @@ fn has_subject(index: &Index, repository: &RepositoryName, digest: &Digest) -> R
     }
 }
 
-/// Adds to `changes` that a link is a candidate from now on; its record is in the index.
-pub(super) fn stamp_link(
-    desk: &Desk<'_>,
-    changes: &mut Changes,
+/// Since when a link or a manifest is a candidate, if it is there and is one.
+pub(super) fn stamp_of(
+    index: &Index,
+    kind: Kept,
     repository: &RepositoryName,
     digest: &Digest,
-) -> Result<()> {
+) -> Result<Option<Uptime>> {
     let key = schema::digest_within(repository, digest);
-    let Some(link) = desk.index().get::<Link>(&key)? else { return Ok(()) };
-    let before = link.unreferenced_since;
-    changes.set(key, &Link { unreferenced_since: Some(desk.now()), ..link })?;
-    move_candidate(changes, Kept::Link, before, Some(desk.now()), repository, digest);
-    Ok(())
+    Ok(match kind {
+        Kept::Link => index.get::<Link>(&key)?.and_then(|link| link.unreferenced_since),
+        Kept::Manifest => index.get::<Manifest>(&key)?.and_then(|manifest| manifest.unkept_since),
+    })
 }
 
-/// Adds to `changes` that a manifest is a candidate from now on; its record is in the index.
-pub(super) fn stamp_manifest(
+/// Adds to `changes` that a link or a manifest whose record is in the index is a candidate from now on.
+pub(super) fn stamp(
     desk: &Desk<'_>,
     changes: &mut Changes,
+    kind: Kept,
     repository: &RepositoryName,
     digest: &Digest,
 ) -> Result<()> {
+    set_stamp(desk.index(), changes, kind, (repository, digest), Some(desk.now()))
+}
+
+/// Adds to `changes` that it is none any more. Whoever takes away what keeps it stamps it again.
+pub(super) fn clear_stamp(
+    index: &Index,
+    changes: &mut Changes,
+    kind: Kept,
+    repository: &RepositoryName,
+    digest: &Digest,
+) -> Result<()> {
+    set_stamp(index, changes, kind, (repository, digest), None)
+}
+
+fn set_stamp(
+    index: &Index,
+    changes: &mut Changes,
+    kind: Kept,
+    (repository, digest): (&RepositoryName, &Digest),
+    since: Option<Uptime>,
+) -> Result<()> {
     let key = schema::digest_within(repository, digest);
-    let Some(manifest) = desk.index().get::<Manifest>(&key)? else { return Ok(()) };
-    let before = manifest.unkept_since;
-    changes.set(key, &Manifest { unkept_since: Some(desk.now()), ..manifest })?;
-    move_candidate(changes, Kept::Manifest, before, Some(desk.now()), repository, digest);
+    let before = match kind {
+        Kept::Link => {
+            let Some(link) = index.get::<Link>(&key)? else { return Ok(()) };
+            changes.set(key, &Link { unreferenced_since: since, ..link })?;
+            link.unreferenced_since
+        }
+        Kept::Manifest => {
+            let Some(manifest) = index.get::<Manifest>(&key)? else { return Ok(()) };
+            let before = manifest.unkept_since;
+            changes.set(key, &Manifest { unkept_since: since, ..manifest })?;
+            before
+        }
+    };
+    move_candidate(changes, kind, before, since, repository, digest);
     Ok(())
 }
 
@@ -122,15 +153,10 @@ pub(super) fn renew(
 ) -> Result<()> {
     let mut changes = Changes::new();
     match kind {
-        Kept::Link => {
-            layers::find(desk.index(), repository, digest)?;
-            stamp_link(desk, &mut changes, repository, digest)?;
-        }
-        Kept::Manifest => {
-            manifests::find(desk.index(), repository, &Reference::Digest(*digest))?;
-            stamp_manifest(desk, &mut changes, repository, digest)?;
-        }
+        Kept::Link => _ = layers::find(desk.index(), repository, digest)?,
+        Kept::Manifest => _ = manifests::find(desk.index(), repository, &Reference::Digest(*digest))?,
     }
+    stamp(desk, &mut changes, kind, repository, digest)?;
     desk.apply(&changes)
 }
 
@@ -188,6 +214,8 @@ pub(super) fn stamp_if_abandoned(
             return Ok(());
         }
     }
-    stamp_link(desk, changes, repository, referenced)?;
-    stamp_manifest(desk, changes, repository, referenced)
+    for kind in [Kept::Link, Kept::Manifest] {
+        stamp(desk, changes, kind, repository, referenced)?;
+    }
+    Ok(())
 }

@@ -14,7 +14,7 @@ use super::folder;
 use super::index::{Changes, Index};
 use super::keep;
 use super::room::blocks;
-use super::schema::{self, Content, Leftover, Placement, Timestamp, Tree};
+use super::schema::{self, Content, Kept, Leftover, Placement, Timestamp, Tree};
 use super::store::Core;
 use crate::error::Result;
 use crate::oci::{self, Digest, RepositoryName};
@@ -286,7 +286,7 @@ fn stamp_referrers(
             return Ok(());
         }
         let referrer = schema::digest_after(Tree::Referrers, &entry?.0, &prefix)?;
-        keep::stamp_manifest(desk, changes, repository, &referrer)?;
+        keep::stamp(desk, changes, Kept::Manifest, repository, &referrer)?;
         last = Some(schema::digest_key(&referrer));
     }
     *after = None;

@@ -331,7 +331,7 @@ fn stamp_if_untagged(
     if desk.index().scan(Tree::Tagged, &prefix, None)?.take(lost + 1).count() > lost {
         return Ok(());
     }
-    keep::stamp_manifest(desk, changes, repository, digest)
+    keep::stamp(desk, changes, Kept::Manifest, repository, digest)
 }
 
 pub(super) fn tag(

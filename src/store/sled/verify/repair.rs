@@ -5,7 +5,7 @@ use super::super::desk::Desk;
 use super::super::index::Changes;
 use super::super::keep;
 use super::super::leftovers;
-use super::super::schema::{self, Kept, Layer, Link, Manifest, Placement, Referrer, Tag, Tree, Upload};
+use super::super::schema::{self, Kept, Layer, Manifest, Placement, Referrer, Tag, Tree, Upload};
 use super::super::store::Core;
 use super::FaultKind;
 use super::counters;
@@ -49,22 +49,10 @@ pub(super) fn repair(
         }
         (FaultKind::CandidateMissing | FaultKind::StampMissing, _) => {
             let (repository, digest) = schema::digest_of_key(tree, key)?;
-            if tree == Tree::Links {
-                let since = desk.index().get::<Link>(key)?.and_then(|link| link.unreferenced_since);
-                match since {
-                    Some(_) => {
-                        keep::move_candidate(&mut changes, Kept::Link, None, since, &repository, &digest);
-                    }
-                    None => keep::stamp_link(desk, &mut changes, &repository, &digest)?,
-                }
-            } else {
-                let since = desk.index().get::<Manifest>(key)?.and_then(|manifest| manifest.unkept_since);
-                match since {
-                    Some(_) => {
-                        keep::move_candidate(&mut changes, Kept::Manifest, None, since, &repository, &digest);
-                    }
-                    None => keep::stamp_manifest(desk, &mut changes, &repository, &digest)?,
-                }
+            let kind = if tree == Tree::Links { Kept::Link } else { Kept::Manifest };
+            match keep::stamp_of(desk.index(), kind, &repository, &digest)? {
+                None => keep::stamp(desk, &mut changes, kind, &repository, &digest)?,
+                since => keep::move_candidate(&mut changes, kind, None, since, &repository, &digest),
             }
         }
         (FaultKind::UsedMissing, _) => {
