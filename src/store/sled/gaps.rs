@@ -12,8 +12,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::io::{self, ErrorKind};
 use std::path::Path;
+
+use uuid::Uuid;
 
 use super::index::SEGMENT_SIZE;
 use super::log::{self, Body, Header, LONGEST_HEADER, Message, SEGMENT_HEADER, Segment};
@@ -22,10 +25,32 @@ use super::schema::{SYNCED_KEY, number_of_synced};
 /// A mark's message is not longer, where it stands alone or its page has nothing else.
 const LONGEST_MARK: usize = 256;
 
+/// The file beside the log in which its secret is. Behind a gap any bytes are read, those of blobs that somebody pushed among
+/// them: without the secret he could write marks there, and a store that was cut off would not open again.
+const SECRET: &str = "secret";
+
+/// The secret that the marks of the index in `folder` have, if there is one.
+pub(super) fn secret(folder: &Path) -> io::Result<Option<Uuid>> {
+    match fs::read(folder.join(SECRET)) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        // One that went bad is as good as none: from here on there is another.
+        text => Ok(std::str::from_utf8(&text?).ok().and_then(|text| text.parse().ok())),
+    }
+}
+
+/// Makes one. The folder is the caller's to sync.
+pub(super) fn make_secret(folder: &Path) -> io::Result<Uuid> {
+    let secret = Uuid::new_v4();
+    let mut file = File::create(folder.join(SECRET))?;
+    file.write_all(secret.to_string().as_bytes())?;
+    file.sync_all()?;
+    Ok(secret)
+}
+
 /// The first place in the log of the index in `folder` that is damaged though it was synced, as an offset in the file `db`.
 ///
 /// It reads what sled itself reads to open it, a segment at a time.
-pub(super) fn find_gap(folder: &Path) -> io::Result<Option<u64>> {
+pub(super) fn find_gap(folder: &Path, secret: Uuid) -> io::Result<Option<u64>> {
     let file = match File::open(folder.join("db")) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         file => file?,
@@ -42,7 +67,7 @@ pub(super) fn find_gap(folder: &Path) -> io::Result<Option<u64>> {
         for message in segment.messages(*number) {
             gap = gap.or(message.gap);
             end = (!message.is_cap()).then_some(message.end);
-            if let Some(number) = mark(&message) {
+            if let Some(number) = mark(&message, secret) {
                 marks.add(position(message.begin), number);
             }
         }
@@ -119,7 +144,7 @@ impl Marks {
 }
 
 /// The number of the mark that a message writes.
-fn mark(message: &Message<'_>) -> Option<u64> {
+fn mark(message: &Message<'_>, secret: Uuid) -> Option<u64> {
     if message.length() > LONGEST_MARK {
         return None;
     }
@@ -130,7 +155,7 @@ fn mark(message: &Message<'_>) -> Option<u64> {
         }
         _ => None,
     };
-    value.and_then(number_of_synced)
+    value.and_then(|value| number_of_synced(value, secret))
 }
 
 /// The first of the gaps that is in a segment of which a page is in use: one that no later segment has anew.
@@ -162,4 +187,33 @@ fn first_in_use(file: &File, segments: &BTreeMap<u64, Place>, gaps: &[Gap]) -> i
     }
     let in_use = pages.into_values().flatten().min();
     Ok(in_use.and_then(|gap| gaps.get(gap)).map(|gap| gap.offset))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::index::Index;
+    use super::super::schema::Tree;
+    use super::*;
+
+    /// Somebody pushed blobs whose bytes were messages of sled's with marks in them; after a kill the store did not open.
+    #[test]
+    fn a_mark_counts_only_with_the_secret_of_its_index() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("index");
+        Index::create(&path).unwrap();
+        let index = Index::open(&path, 1 << 20).unwrap();
+        for number in 0..40_u8 {
+            index.put(Tree::Tags, &[number], Some(&[7; 1000])).unwrap();
+        }
+        index.seal().unwrap();
+        drop(index);
+        let secret = secret(&path).unwrap().unwrap();
+        assert_eq!(find_gap(&path, secret).unwrap(), None);
+
+        let mut log = fs::read(path.join("db")).unwrap();
+        log[8192..12288].fill(b'#');
+        fs::write(path.join("db"), log).unwrap();
+        assert!(find_gap(&path, secret).unwrap().is_some());
+        assert_eq!(find_gap(&path, Uuid::new_v4()).unwrap(), None);
+    }
 }

@@ -14,9 +14,10 @@ use std::time::Duration;
 
 use ::sled::transaction::{ConflictableTransactionError, TransactionError, Transactional};
 use ::sled::{Batch, Config, Db, IVec};
+use uuid::Uuid;
 
 use super::folder::sync_folder;
-use super::gaps::find_gap;
+use super::gaps::{find_gap, make_secret, secret};
 use super::schema::{self, Record, SEAL_KEY, SYNCED_KEY, Tree, damaged};
 use super::waker::Waker;
 use crate::error::{Error, Result};
@@ -40,6 +41,7 @@ pub(super) struct Index {
     /// The number of the last mark, and whether another is to be written before the next change (D10).
     synced: AtomicU64,
     mark_due: AtomicBool,
+    secret: Uuid,
 }
 
 impl Index {
@@ -69,7 +71,10 @@ impl Index {
             File::open(&file).and_then(|file| file.sync_all()).map_err(failed)?;
         }
         // D10: sled would go on without what is behind it, and write over that.
-        if let Some(offset) = find_gap(path).map_err(failed)? {
+        let secret = secret(path).map_err(failed)?;
+        if let Some(secret) = secret
+            && let Some(offset) = find_gap(path, secret).map_err(failed)?
+        {
             return Err(damaged(
                 "the index",
                 &format!("byte {offset} of {} went bad after it was written", file.display()),
@@ -102,10 +107,11 @@ impl Index {
             most_entered: AtomicUsize::new(0),
             synced: AtomicU64::new(0),
             mark_due: AtomicBool::new(true),
+            secret: secret.map_or_else(|| make_secret(path), Ok).map_err(failed)?,
         };
         let synced = index.handles.db()?.get(SYNCED_KEY);
         let synced = synced.map_err(|error| index_error("opening the index", error))?;
-        let number = synced.and_then(|value| schema::number_of_synced(&value)).unwrap_or(0);
+        let number = synced.and_then(|value| schema::number_of_synced(&value, index.secret)).unwrap_or(0);
         index.synced.store(number, Ordering::Relaxed);
         // Recovery and new trees wrote; nothing may stand on that before it is durable.
         index.sync()?;
@@ -188,7 +194,7 @@ impl Index {
     /// Notes in the log that all which was synced before this is synced (D10).
     fn mark(&self) -> Result<()> {
         let number = self.synced.load(Ordering::Relaxed).saturating_add(1);
-        self.note(SYNCED_KEY, Some(&schema::synced_value(number)))?;
+        self.note(SYNCED_KEY, Some(&schema::synced_value(number, self.secret)))?;
         self.synced.store(number, Ordering::Relaxed);
         self.mark_due.store(false, Ordering::Relaxed);
         Ok(())
