@@ -7,10 +7,14 @@
 //!
 //! Here they are told apart. The first change after each data sync has a *mark* in front of it, an entry whose number grows by
 //! one. So what stands before a mark in the log, and before a later one, was synced when that later one was written: no power cut
-//! leaves a gap there. Two kinds of gaps are no damage all the same. Where an opening found the end of the log, the next messages
-//! may stand in the next segment. And a segment that is free is written over in pieces: one of whose pages none is in use.
+//! leaves a gap there. One kind of gap is no damage all the same: a segment that is free is written over in pieces. Of that one no
+//! page is in use.
+//!
+//! What is missing at the end of a log has no mark behind it. So an index that is closed has the number of its last mark in a
+//! file of its own, until the next opening.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::io::{self, ErrorKind};
@@ -47,16 +51,56 @@ pub(super) fn make_secret(folder: &Path) -> io::Result<Uuid> {
     Ok(secret)
 }
 
-/// The first place in the log of the index in `folder` that is damaged though it was synced, as an offset in the file `db`.
-///
+/// The file beside the log in which the number of the last mark is, of an index that was closed and has not been opened since.
+const SEALED: &str = "sealed";
+
+/// Notes that the index in `folder` is closed, all of it durable up to this mark. The folder is the caller's to sync.
+pub(super) fn note_sealed(folder: &Path, number: u64) -> io::Result<()> {
+    let mut file = File::create(folder.join(SEALED))?;
+    file.write_all(number.to_string().as_bytes())?;
+    file.sync_all()
+}
+
+/// To be called before sled opens the log: from its next snapshot on, the last mark is looked for no more.
+pub(super) fn forget_sealed(folder: &Path) -> io::Result<()> {
+    match fs::remove_file(folder.join(SEALED)) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Where the log of an index lacks what was synced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Gap {
+    /// From this byte of the file `db` on.
+    At(u64),
+    /// At its end.
+    End,
+}
+
+impl fmt::Display for Gap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::At(offset) => write!(f, "byte {offset} of its file \"db\" went bad after it was written"),
+            Self::End => {
+                write!(f, "its file \"db\" lacks the end of what was written before the store was closed")
+            }
+        }
+    }
+}
+
+/// Looks whether the log of the index in `folder` lacks something that was synced; where it has no secret yet, nobody can tell.
+pub(super) fn find(folder: &Path) -> io::Result<Option<Gap>> {
+    secret(folder)?.map_or(Ok(None), |secret| find_gap(folder, secret))
+}
+
 /// It reads what sled itself reads to open it, a segment at a time.
-pub(super) fn find_gap(folder: &Path, secret: Uuid) -> io::Result<Option<u64>> {
+fn find_gap(folder: &Path, secret: Uuid) -> io::Result<Option<Gap>> {
     let file = match File::open(folder.join("db")) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         file => file?,
     };
-    let recovered = recovered(folder)?;
-    let segments = segments(&file, recovered / SEGMENT_SIZE as u64)?;
+    let segments = segments(&file, recovered(folder)? / SEGMENT_SIZE as u64)?;
     let mut gaps = Vec::new();
     let mut marks = Marks::default();
     for (number, place) in &segments {
@@ -71,12 +115,16 @@ pub(super) fn find_gap(folder: &Path, secret: Uuid) -> io::Result<Option<u64>> {
                 marks.add(position(message.begin), number);
             }
         }
-        if let Some(at) = gap.or(end).filter(|at| *at <= SEGMENT_SIZE - LONGEST_HEADER) {
-            gaps.push(Gap { segment: *number, position: position(at), offset: place.start + at as u64 });
+        if let Some(at) = gap.or(end).filter(|at| *at < SEGMENT_SIZE - LONGEST_HEADER) {
+            gaps.push(Suspect { segment: *number, position: position(at), offset: place.start + at as u64 });
         }
     }
-    gaps.retain(|gap| gap.position < marks.synced && gap.position != recovered);
-    first_in_use(&file, &segments, &gaps)
+    gaps.retain(|gap| gap.position < marks.synced);
+    if let Some(offset) = first_in_use(&file, &segments, &gaps)? {
+        return Ok(Some(Gap::At(offset)));
+    }
+    let sealed = fs::read_to_string(folder.join(SEALED)).ok().and_then(|number| number.parse::<u64>().ok());
+    Ok(sealed.filter(|sealed| marks.highest < *sealed).map(|_| Gap::End))
 }
 
 /// The position in the log that the last opening came to; `0` if there is nothing to tell.
@@ -118,7 +166,7 @@ fn segments(file: &File, first: u64) -> io::Result<BTreeMap<u64, Place>> {
     Ok(segments)
 }
 
-struct Gap {
+struct Suspect {
     segment: u64,
     position: u64,
     offset: u64,
@@ -159,7 +207,7 @@ fn mark(message: &Message<'_>, secret: Uuid) -> Option<u64> {
 }
 
 /// The first of the gaps that is in a segment of which a page is in use: one that no later segment has anew.
-fn first_in_use(file: &File, segments: &BTreeMap<u64, Place>, gaps: &[Gap]) -> io::Result<Option<u64>> {
+fn first_in_use(file: &File, segments: &BTreeMap<u64, Place>, gaps: &[Suspect]) -> io::Result<Option<u64>> {
     let Some(first) = gaps.first() else { return Ok(None) };
     // By page, the gaps in whose segments it is in use, as far as is known.
     let mut pages: HashMap<u64, BTreeSet<usize>> = HashMap::new();
@@ -213,7 +261,9 @@ mod tests {
         let mut log = fs::read(path.join("db")).unwrap();
         log[8192..12288].fill(b'#');
         fs::write(path.join("db"), log).unwrap();
-        assert!(find_gap(&path, secret).unwrap().is_some());
+        assert!(matches!(find_gap(&path, secret).unwrap(), Some(Gap::At(_))));
+        assert_eq!(find_gap(&path, Uuid::new_v4()).unwrap(), Some(Gap::End));
+        forget_sealed(&path).unwrap();
         assert_eq!(find_gap(&path, Uuid::new_v4()).unwrap(), None);
     }
 }

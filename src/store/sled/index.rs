@@ -17,7 +17,7 @@ use ::sled::{Batch, Config, Db, IVec};
 use uuid::Uuid;
 
 use super::folder::sync_folder;
-use super::gaps::{find_gap, make_secret, secret};
+use super::gaps;
 use super::schema::{self, Record, SEAL_KEY, SYNCED_KEY, Tree, damaged};
 use super::waker::Waker;
 use crate::error::{Error, Result};
@@ -42,6 +42,7 @@ pub(super) struct Index {
     synced: AtomicU64,
     mark_due: AtomicBool,
     secret: Uuid,
+    path: PathBuf,
 }
 
 impl Index {
@@ -70,16 +71,11 @@ impl Index {
         if file.exists() {
             File::open(&file).and_then(|file| file.sync_all()).map_err(failed)?;
         }
-        // D10: sled would go on without what is behind it, and write over that.
-        let secret = secret(path).map_err(failed)?;
-        if let Some(secret) = secret
-            && let Some(offset) = find_gap(path, secret).map_err(failed)?
-        {
-            return Err(damaged(
-                "the index",
-                &format!("byte {offset} of {} went bad after it was written", file.display()),
-            ));
+        // D10: sled would go on without what is lacking, and write over what is behind it.
+        if let Some(gap) = gaps::find(path).map_err(failed)? {
+            return Err(damaged(&format!("the index {}", path.display()), &gap.to_string()));
         }
+        gaps::forget_sealed(path).map_err(failed)?;
 
         let config = Config::new()
             .path(path)
@@ -107,7 +103,10 @@ impl Index {
             most_entered: AtomicUsize::new(0),
             synced: AtomicU64::new(0),
             mark_due: AtomicBool::new(true),
-            secret: secret.map_or_else(|| make_secret(path), Ok).map_err(failed)?,
+            secret: gaps::secret(path)
+                .and_then(|found| found.map_or_else(|| gaps::make_secret(path), Ok))
+                .map_err(failed)?,
+            path: path.to_owned(),
         };
         let synced = index.handles.db()?.get(SYNCED_KEY);
         let synced = synced.map_err(|error| index_error("opening the index", error))?;
@@ -211,17 +210,22 @@ impl Index {
         outcome.map(drop).map_err(|error| index_error("writing the index", error))
     }
 
-    /// Makes durable what was changed, and that it is: what goes bad of it from now on is found at the next opening (D10).
+    /// Makes durable what was changed, and that it is, when nothing else will be: what goes bad of it from now on, or missing, is
+    /// found at the next opening (D10).
     pub(super) fn seal(&self) -> Result<()> {
-        // The marks are not to go bad with the block that has the end of what they vouch for.
+        self.sync()?;
+        // The marks are not to go bad with the block that has the end of what they vouch for; nor are they looked for in a page
+        // as long as this.
         self.note(SEAL_KEY, Some(&[0; schema::MAX_VALUE]))?;
+        self.note(SEAL_KEY, None)?;
         // What stands before the first mark is told by the second.
         for _ in 0..2 {
-            self.sync()?;
             self.mark()?;
+            self.sync()?;
         }
-        self.note(SEAL_KEY, None)?;
-        self.sync()
+        gaps::note_sealed(&self.path, self.synced.load(Ordering::Relaxed))
+            .and_then(|()| sync_folder(&self.path))
+            .map_err(Error::io("sealing the index"))
     }
 
     /// Sets or removes one entry of an index that is no store's yet: see [`Rewrite`](super::rewrite::Rewrite).

@@ -16,7 +16,7 @@ use ::sled::IVec;
 use uuid::Uuid;
 
 use super::desk::Desk;
-use super::index::Changes;
+use super::index::{Changes, Index};
 use super::leftovers;
 use super::rewrite::page;
 use super::schema::{self, CUT_KEY, Content, Cut, Layer, Leftover, Manifest, Placement, Tree, Upload};
@@ -173,24 +173,22 @@ fn places(core: &Core, id: Uuid) -> Result<Vec<Orphan>> {
 /// Notes at an opening that a life begins, which may be cut off: and if the one before was, that there may be orphans until a
 /// collection has looked.
 pub(super) fn begin_life(desk: &mut Desk<'_>) -> Result<()> {
-    let orphans = match desk.index().get::<Cut>(CUT_KEY)? {
-        Some(before) => before.orphans || !before.ended,
-        // A store that has just been made, or one of which it was not written down yet.
-        None => true,
-    };
+    // A store that has just been made has none.
+    let before = desk.index().get::<Cut>(CUT_KEY)?;
+    let orphans = before.is_some_and(|before| before.orphans || !before.ended);
     note(desk, &Cut { ended: false, orphans })
 }
 
 /// Notes that a life ends by itself, when nothing else will be changed.
 pub(super) fn end_life(desk: &mut Desk<'_>) -> Result<()> {
-    let orphans = desk.index().get::<Cut>(CUT_KEY)?.is_none_or(|cut| cut.orphans);
+    let orphans = may_be_there(desk.index())?;
     note(desk, &Cut { ended: true, orphans })
 }
 
 /// Removes what lives that were cut off may have left, or only looks; nothing where none was since it was done last.
 pub(super) fn clear(shared: &Arc<Shared>, dry_run: bool, searcher: &mut dyn Searcher) -> Result<()> {
     let reopened = shared.core.reopened();
-    if !shared.core.read(|index| index.get::<Cut>(CUT_KEY))?.is_none_or(|cut| cut.orphans) {
+    if !shared.core.read(may_be_there)? {
         return Ok(());
     }
     search(shared, !dry_run, searcher)?;
@@ -202,6 +200,10 @@ pub(super) fn clear(shared: &Arc<Shared>, dry_run: bool, searcher: &mut dyn Sear
         // An index that was opened again meanwhile may have lost the records of more.
         Err(_) => Ok(()),
     })
+}
+
+fn may_be_there(index: &Index) -> Result<bool> {
+    Ok(index.get::<Cut>(CUT_KEY)?.is_some_and(|cut| cut.orphans))
 }
 
 fn note(desk: &mut Desk<'_>, cut: &Cut) -> Result<()> {

@@ -22,6 +22,7 @@ use super::carve::{carve, sort_in};
 use super::content;
 use super::finder::{Finder, Kind, Place};
 use super::folder;
+use super::gaps;
 use super::index::Index;
 use super::layers::{self, Finished};
 use super::making::Beside;
@@ -122,6 +123,8 @@ pub fn rescue(
         copied.map_err(Error::io(format!("copying the index of {}", old.display())))?;
         let mut salvaged = salvage(&copy, &readable)?;
         let pages = Rewrite::begin(&target.path.join("unfinished-pages"))?;
+        let gap = gaps::find(&old.join(folder::INDEX)).map_err(Error::io("reading the index"))?;
+        salvaged.damage.extend(gap.map(|gap| gap.to_string()));
         if carve(&old.join(folder::INDEX).join("db"), &pages)? {
             let carved = sort_in(&pages, &readable)?;
             salvaged.entries += carved;

@@ -154,7 +154,8 @@ fn earlier(since: &Path) -> Result<PathBuf> {
 }
 
 /// Makes leftovers of the sessions that a copy has: their bytes are not brought along, or are chunks to be removed. A verification
-/// that was begun where it comes from has seen nothing of its files.
+/// that was begun where it comes from has seen nothing of its files, and how lives ended there tells nothing of them: only what a
+/// record names was brought.
 pub(super) fn end_sessions(new: &Rewrite) -> Result<()> {
     let uploads: Vec<_> = new.index().scan(Tree::Uploads, &[], None)?.collect::<Result<_>>()?;
     for (key, value) in uploads {
@@ -164,6 +165,7 @@ pub(super) fn end_sessions(new: &Rewrite) -> Result<()> {
         new.put(Tree::Uploads, &key, None)?;
         new.put(Tree::Leftovers, &schema::id_key(content.placement.id()), Some(&leftover))?;
     }
+    new.put(Tree::Meta, schema::CUT_KEY, None)?;
     new.put(Tree::Meta, schema::VERIFYING_KEY, None)
 }
 

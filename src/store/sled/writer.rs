@@ -226,8 +226,7 @@ impl Thread {
         }
         // With nobody left to write, what a failure leaves is for the next opening: to open it again now would cost the room that
         // is kept for that.
-        let ended = self.note_uptime().and_then(|()| self.note_end()).and_then(|()| self.seal());
-        if ended.is_err() {
+        if self.end().is_err() {
             self.core.close();
         }
     }
@@ -273,25 +272,18 @@ impl Thread {
         })
     }
 
-    /// Writes down that this life ends by itself.
-    fn note_end(&mut self) -> Result<()> {
+    /// Writes down that this life ends by itself, and seals the index.
+    fn end(&mut self) -> Result<()> {
+        self.note_uptime()?;
         let Self { core, state, .. } = self;
-        if state.closed || core.folder.available()? < ROOM_TO_REMOVE {
+        if core.folder.available()? < ROOM_TO_REMOVE {
+            // All is durable; it is not worth what is kept for deletions.
             return Ok(());
         }
         core.read(|index| {
-            let mut desk = state.desk(index, core);
-            orphans::end_life(&mut desk)?;
-            desk.sync()
+            orphans::end_life(&mut state.desk(index, core))?;
+            index.seal()
         })
-    }
-
-    /// What cannot be sealed is durable all the same.
-    fn seal(&mut self) -> Result<()> {
-        if self.core.folder.available()? < ROOM_TO_REMOVE {
-            return Ok(());
-        }
-        self.core.read(Index::seal)
     }
 
     fn group(&mut self, first: Box<dyn Job>) {
