@@ -153,6 +153,14 @@ pub enum Error {
         /// One thing that was found there.
         found: String,
     },
+    /// The folder in which a store was to be made has something in it, which may be a store.
+    #[error("{path} is not empty ({found}): choose an empty or a new folder", path = .path.display())]
+    NotEmpty {
+        /// The folder.
+        path: PathBuf,
+        /// One thing that was found there.
+        found: String,
+    },
     /// There is no store in the folder, and none was to be made.
     #[error("there is no sledge store in {}", .0.display())]
     NoStore(PathBuf),
@@ -217,6 +225,7 @@ impl Error {
             Self::DiskFull { .. }
             | Self::OverBudget { .. }
             | Self::NotAStore { .. }
+            | Self::NotEmpty { .. }
             | Self::NoStore(_)
             | Self::Locked(_)
             | Self::FormatVersion { .. }

@@ -178,6 +178,7 @@ impl From<&Error> for ErrorAnswer {
             Error::Unavailable(_) => with(StatusCode::SERVICE_UNAVAILABLE, Value::Null),
             // Their words name the server's folders: they are for its log.
             Error::NotAStore { .. }
+            | Error::NotEmpty { .. }
             | Error::NoStore(_)
             | Error::Locked(_)
             | Error::FormatVersion { .. }

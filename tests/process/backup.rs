@@ -56,7 +56,7 @@ fn a_store_goes_through_a_snapshot_a_restoration_and_a_rescue() {
 
     fs::remove_dir_all(at("data").join("index")).unwrap();
     let told = refused(&sledge(&[snapshot, &at("second"), data, &at("data")]));
-    assert!(told.contains("hint: `sledge rescue`"), "{told}");
+    assert!(told.contains("`sledge rescue NEW`"), "{told}");
     let output = sledge(&[rescue, &at("rescued"), data, &at("data")]);
     let told = done(&output);
     assert!(told.contains("damaged: the index is missing"), "{told}");

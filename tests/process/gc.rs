@@ -102,6 +102,34 @@ fn a_server_can_be_told_that_tags_are_immutable_or_that_nothing_changes() {
     server.stop();
 }
 
+/// Retention took them, and the server that was read-only collected by itself and for whoever asked.
+#[test]
+fn no_rule_takes_an_immutable_tag_and_a_read_only_server_collects_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let rules = ["--immutable-tags", "v*", "--keep-tags", "*:last=1", "--gc-interval", "0s"];
+    let server = Server::start_with(folder.path(), &rules);
+    for tag in ["v1", "v2", "b1", "b2"] {
+        assert_eq!(image(&server, tag.as_bytes(), &[tag]).0, 201);
+    }
+    assert_eq!(gc(folder.path(), &["--keep-tags", "*:tag=nothing"])["tags"], 2);
+    let tags = |server: &Server| server.request("GET", "/v2/a/b/tags/list", b"").body;
+    assert_eq!(tags(&server), br#"{"name":"a/b","tags":["v1","v2"]}"#);
+    server.stop();
+
+    let rules = ["--read-only", "--keep-tags", "*:tag=nothing", "--gc-interval", "1ms"];
+    let server = Server::start_with(folder.path(), &rules);
+    assert_eq!(gc(folder.path(), &["--dry-run"])["tags"], 2);
+    let refused = sledge(&["gc"], folder.path());
+    assert!(!refused.status.success() && words(&refused.stderr).contains("the server is read-only"));
+    assert_eq!(tags(&server), br#"{"name":"a/b","tags":["v1","v2"]}"#);
+    server.stop();
+
+    let nowhere = folder.path().join("mistyped");
+    let refused = sledge(&["serve", "--read-only", "--listen", "127.0.0.1:0"], &nowhere);
+    assert!(!refused.status.success() && words(&refused.stderr).contains("there is no sledge store in"));
+    assert!(!nowhere.exists());
+}
+
 #[test]
 fn a_server_keeps_its_budget_and_says_what_it_holds() {
     let folder = tempfile::tempdir().unwrap();

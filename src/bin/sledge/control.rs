@@ -21,7 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
 use crate::operation::{Operation, Report};
-use crate::policy::Policy;
+use crate::policy::Standing;
 use crate::printer::Failure;
 
 const SOCKET: &str = "control";
@@ -53,14 +53,14 @@ pub(crate) struct Control {
 
 impl Control {
     /// Listens in the folder of an open store. What a killed server has left there is replaced.
-    pub(crate) fn listen(data: &Path, store: Sled, policy: Policy) -> io::Result<Self> {
+    pub(crate) fn listen(data: &Path, store: Sled, standing: Standing) -> io::Result<Self> {
         let listener = tokio::net::UnixListener::from_std(bind(data)?)?;
         let clients = Arc::new(Semaphore::new(CLIENTS as usize));
         let stopping = Arc::new(AtomicBool::new(false));
         let accepting = tokio::spawn(accept(
             listener,
             store,
-            Arc::new(policy),
+            Arc::new(standing),
             Arc::clone(&clients),
             Arc::clone(&stopping),
         ));
@@ -103,7 +103,7 @@ fn short(folder: &File) -> PathBuf {
 async fn accept(
     listener: tokio::net::UnixListener,
     store: Sled,
-    policy: Arc<Policy>,
+    standing: Arc<Standing>,
     clients: Arc<Semaphore>,
     stopping: Arc<AtomicBool>,
 ) {
@@ -111,11 +111,11 @@ async fn accept(
         let Ok(permit) = Arc::clone(&clients).acquire_owned().await else { return };
         match listener.accept().await.and_then(|(stream, _)| stream.into_std()) {
             Ok(stream) => {
-                let (store, policy) = (store.clone(), Arc::clone(&policy));
+                let (store, standing) = (store.clone(), Arc::clone(&standing));
                 let stopping = Arc::clone(&stopping);
                 let answering = thread::Builder::new().name("sledge-control".to_owned());
                 if let Err(error) =
-                    answering.spawn(move || answer(&stream, &store, &policy, &stopping, permit))
+                    answering.spawn(move || answer(&stream, &store, &standing, &stopping, permit))
                 {
                     tracing::warn!(%error, "a client of the control socket was not answered");
                 }
@@ -132,13 +132,13 @@ async fn accept(
 fn answer(
     stream: &UnixStream,
     store: &Sled,
-    policy: &Policy,
+    standing: &Standing,
     stopping: &AtomicBool,
     permit: OwnedSemaphorePermit,
 ) {
     let outcome = read_request(stream).map(|request| match request {
         Ok(operation) => {
-            tracing::info!(?operation, "an operation was asked for");
+            tracing::info!(operation = in_words(&operation), "an operation was asked for");
             let mut watch = |progress: &Progress| {
                 let told = send(stream, &Answer::Progress(progress.clone()));
                 if told.is_err() || stopping.load(Ordering::Relaxed) {
@@ -147,13 +147,13 @@ fn answer(
                     ControlFlow::Continue(())
                 }
             };
-            match operation.run(store, policy, &mut watch) {
+            match operation.run(store, standing, &mut watch) {
                 Ok(report) => {
-                    tracing::info!(?report, "an operation is done");
+                    tracing::info!(report = in_words(&report), "an operation is done");
                     Answer::Report(report)
                 }
                 Err(error) => {
-                    tracing::warn!(%error, ?operation, "an operation failed");
+                    tracing::warn!(%error, operation = in_words(&operation), "an operation failed");
                     Answer::Error(error.to_string())
                 }
             }
@@ -165,6 +165,11 @@ fn answer(
         tracing::debug!(%error, "a client of the control socket went away");
     }
     drop(permit);
+}
+
+/// As it goes over the socket.
+fn in_words(message: &impl Serialize) -> String {
+    serde_json::to_string(message).unwrap_or_default()
 }
 
 /// What the client wants, or what is wrong with its words.

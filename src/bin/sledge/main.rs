@@ -71,7 +71,7 @@ fn run(printer: Printer) -> Result<ExitCode, Failure> {
         Command::Restore(restore) => restore.run(printer)?,
         Command::Compact(compact) => compact.run(printer)?,
         Command::Verify(verify) => return verify.run(printer),
-        Command::Rescue(rescue) => rescue.run(printer)?,
+        Command::Rescue(rescue) => return rescue.run(printer),
     }
     Ok(ExitCode::SUCCESS)
 }

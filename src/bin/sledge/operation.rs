@@ -13,7 +13,7 @@ use sledge::store::sled::{
 };
 
 use crate::control;
-use crate::policy::Policy;
+use crate::policy::{Policy, Standing};
 use crate::printer::{Failure, Printer};
 use crate::usage::{self, Used};
 
@@ -38,14 +38,16 @@ pub(crate) enum Report {
 }
 
 impl Operation {
-    /// `standing` is what whoever has the store was told to keep.
-    pub(crate) fn run(&self, store: &Sled, standing: &Policy, watch: Watch<'_>) -> sledge::Result<Report> {
+    pub(crate) fn run(&self, store: &Sled, standing: &Standing, watch: Watch<'_>) -> sledge::Result<Report> {
         match self {
             Self::Snapshot { folder, options } => {
                 store.snapshot(folder, options, watch).map(Report::Snapshot)
             }
+            Self::Gc { dry_run: false, .. } if standing.read_only => {
+                Err(Error::Unsupported("the server is read-only: nothing is collected".to_owned()))
+            }
             Self::Gc { dry_run, policy } => {
-                let options = policy.clone().or(standing).options().dry_run(*dry_run);
+                let options = standing.options(policy).dry_run(*dry_run);
                 let collected = store.collect(&options, watch)?;
                 Ok(Report::Gc { dry_run: *dry_run, collected })
             }
@@ -59,7 +61,7 @@ impl Operation {
         let mut watch = watch(printer);
         match Options::new().create(false).open(data) {
             Ok(store) => {
-                self.run(&store, &Policy::default(), &mut watch).map_err(|error| Failure::new("", error))
+                self.run(&store, &Standing::default(), &mut watch).map_err(|error| Failure::new("", error))
             }
             Err(Error::Locked(_)) => control::ask(data, self, &mut watch),
             Err(error) => Err(cannot_open(data, error)),
@@ -94,10 +96,12 @@ pub(crate) fn cannot_open(data: &Path, error: Error) -> Failure {
         Error::NoStore(_) | Error::NotAStore { .. } => {
             Some("give --data the folder of a store, as `sledge serve` says it")
         }
-        Error::Locked(_) => Some("stop the process that has it first"),
-        Error::Damaged { .. } => Some("`sledge rescue` makes a new store of what can be read"),
+        Error::Locked(_) => Some("stop the process that has it first, or give --data another folder"),
+        Error::Damaged { .. } => Some(
+            "`sledge restore` makes a store of a snapshot, `sledge rescue NEW` one of what can be read of this",
+        ),
         Error::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
-            Some("run it as the owner of the folder")
+            Some("run it as the owner of the folder, or give --data another one")
         }
         _ => None,
     };

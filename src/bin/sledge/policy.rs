@@ -39,20 +39,34 @@ impl Policy {
             keep_tags: if self.keep_tags.is_empty() { other.keep_tags.clone() } else { self.keep_tags },
         }
     }
+}
 
-    pub(crate) fn options(&self) -> CollectOptions {
+/// What whoever has the store was told to keep, and the store itself where nobody was.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Standing {
+    pub(crate) policy: Policy,
+    /// Patterns of tags that no rule takes away.
+    pub(crate) immutable_tags: Vec<String>,
+    /// Nothing is collected.
+    pub(crate) read_only: bool,
+}
+
+impl Standing {
+    /// How to collect, with another's word going first. No rule of anybody's takes an immutable tag.
+    pub(crate) fn options(&self, by_hand: &Policy) -> CollectOptions {
+        let policy = by_hand.clone().or(&self.policy);
         let mut options = CollectOptions::new();
-        if let Some(grace) = self.grace {
+        if let Some(grace) = policy.grace {
             options = options.grace(grace);
         }
-        if let Some(age) = self.untagged_after {
+        if let Some(age) = policy.untagged_after {
             options = options.untagged(Untagged::DeleteAfter(age));
         }
-        if let Some(silence) = self.uploads_after {
+        if let Some(silence) = policy.uploads_after {
             options = options.uploads_after(silence);
         }
-        for rule in &self.keep_tags {
-            options = options.retention(rule.retention());
+        for rule in &policy.keep_tags {
+            options = options.retention(rule.retention(pinned(&self.immutable_tags)));
         }
         options
     }
@@ -78,13 +92,15 @@ pub(crate) struct KeepTags {
 }
 
 impl KeepTags {
-    fn retention(&self) -> Retention {
+    fn retention(&self, immutable: Pinned) -> Retention {
         let repositories = WildMatch::new(&self.repositories);
         let tags: Vec<WildMatch> = self.tags.iter().map(|tag| WildMatch::new(tag)).collect();
         Retention::of(move |name| repositories.matches(name.as_str()))
             .keep_last(self.last.unwrap_or(0))
             .keep_younger(self.younger.unwrap_or(Duration::ZERO))
-            .keep(move |tag| tags.iter().any(|pattern| pattern.matches(tag.as_str())))
+            .keep(move |tag| {
+                immutable.contains(tag) || tags.iter().any(|pattern| pattern.matches(tag.as_str()))
+            })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::Args;
 use serde::Serialize;
@@ -31,11 +32,14 @@ pub(crate) struct Rescue {
 struct Rescued(RescueReport);
 
 impl Rescue {
-    pub(crate) fn run(self, printer: Printer) -> Result<(), Failure> {
+    /// Not a success where something is lost.
+    pub(crate) fn run(self, printer: Printer) -> Result<ExitCode, Failure> {
         let mut watch = operation::watch(printer);
         let report = rescue(&self.data, &self.new, &mut watch).map_err(|error| {
             let hint = match &error {
-                Error::NotAStore { .. } => Some("name a folder that is empty or does not exist"),
+                Error::NotAStore { .. } | Error::NotEmpty { .. } => {
+                    Some("name a folder that is empty or does not exist")
+                }
                 Error::Locked(_) => {
                     Some("a store that is being served is not in need of rescue: stop the server first")
                 }
@@ -56,9 +60,13 @@ impl Rescue {
             ));
         }
         if lost {
-            printer.note("hint: push the images that are incomplete again: what they share with others is there already");
+            printer.note(
+                "hint: push again what is lost or incomplete, or restore a snapshot that has it: what images share is there already",
+            );
         }
-        Ok(())
+        printer
+            .note(format_args!("hint: to go on with it, give --data {}, or rename it", self.new.display()));
+        Ok(if lost { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }
 }
 

@@ -39,7 +39,9 @@ impl Restore {
         let mut watch = operation::watch(printer);
         let report = restore(&self.snapshot, &self.data, &options, &mut watch).map_err(|error| {
             let hint = match &error {
-                Error::NotAStore { .. } => Some("give --data a folder that is empty or does not exist"),
+                Error::NotAStore { .. } | Error::NotEmpty { .. } => {
+                    Some("give --data a folder that is empty or does not exist")
+                }
                 Error::Locked(_) => Some("stop the process that has it first"),
                 Error::NoStore(_) => Some("name the folder that `sledge snapshot` was given"),
                 _ => None,

@@ -18,7 +18,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::control::Control;
-use crate::policy::{self, Policy};
+use crate::operation::cannot_open;
+use crate::policy::{self, Policy, Standing};
 use crate::printer::{Failure, Printer};
 use crate::recurring::Recurring;
 
@@ -48,7 +49,8 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "SIZE", env = "SLEDGE_VERIFY_RATE", default_value = "32MiB",
         value_parser = |text: &str| parse_size::parse_size(text))]
     verify_rate: u64,
-    /// Tags that are set once, and then neither moved nor deleted: a pattern with * and ?. May be repeated
+    /// Tags that are set once, and then neither moved nor deleted, by rules and in a cache no more than by clients: a pattern with
+    /// * and ?. May be repeated
     #[arg(long, value_name = "PATTERN")]
     immutable_tags: Vec<String>,
     /// The most that the data folder takes on the disk, such as 20GiB; what would go beyond is refused
@@ -60,7 +62,7 @@ pub(crate) struct Serve {
     /// In a cache, tags whose images stay: a pattern with * and ?. May be repeated
     #[arg(long, value_name = "PATTERN", requires = "cache")]
     pin: Vec<String>,
-    /// Answer reads alone: nothing can be pushed or deleted
+    /// Answer reads alone: nothing can be pushed or deleted, and nothing is collected; the store must be there
     #[arg(long, env = "SLEDGE_READ_ONLY")]
     read_only: bool,
     /// How logs are written to stderr
@@ -94,11 +96,13 @@ impl Serve {
         let data = std::path::absolute(&self.data)
             .map_err(|error| Failure::new(format!("folder {}", self.data.display()), error))?;
         let store = self.open_store(&data)?;
-        let control = Control::listen(&data, store.clone(), self.policy.clone()).map_err(|error| {
+        let standing = self.standing();
+        let control = Control::listen(&data, store.clone(), standing.clone()).map_err(|error| {
             Failure::new(format!("cannot listen for commands in {}", data.display()), error)
         })?;
         printer.note(format_args!("sledge listening on http://{address}, data in {}", data.display()));
-        let collecting = Recurring::collecting(store.clone(), self.policy.options(), self.gc_interval);
+        let interval = if self.read_only { Duration::ZERO } else { self.gc_interval };
+        let collecting = Recurring::collecting(store.clone(), standing.options(&Policy::default()), interval);
         let options = VerifyOptions::new().rate(self.verify_rate);
         let verifying = Recurring::verifying(store.clone(), options, self.verify_interval);
         let served = Server::new(self.front(store), ServerOptions::new()).serve(listener, shutdown).await;
@@ -124,7 +128,8 @@ impl Serve {
 
     /// The store that is served.
     fn open_store(&self, data: &Path) -> Result<Sled, Failure> {
-        let mut options = Options::new();
+        // Who has mistyped the folder of what is only read is not to serve an empty one.
+        let mut options = Options::new().create(!self.read_only);
         if let Some(grace) = self.policy.grace {
             options = options.grace(grace);
         }
@@ -132,25 +137,25 @@ impl Serve {
             options = options.budget(budget);
         }
         if self.cache {
-            options = options.when_full(WhenFull::Evict { pinned: policy::pinned(&self.pin) });
+            options = options.when_full(WhenFull::Evict {
+                pinned: policy::pinned(&[self.pin.as_slice(), &self.immutable_tags].concat()),
+            });
         }
-        options.open(data).map_err(|error| {
-            let hint = match &error {
-                sledge::Error::NotAStore { .. } => {
-                    Some("give --data a folder that is empty or does not exist")
-                }
-                sledge::Error::Locked(_) => Some("stop the other process, or give --data another folder"),
-                sledge::Error::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
-                    Some("the folder must be writable: give --data another one, or run as its owner")
-                }
-                _ => None,
-            };
-            let failure = Failure::new(format!("cannot open the store in {}", data.display()), error);
-            match hint {
-                Some(hint) => failure.hint(hint),
-                None => failure,
+        options.open(data).map_err(|error| match error {
+            sledge::Error::NotAStore { .. } => {
+                Failure::new(format!("cannot open the store in {}", data.display()), error)
+                    .hint("give --data a folder that is empty or does not exist")
             }
+            error => cannot_open(data, error),
         })
+    }
+
+    fn standing(&self) -> Standing {
+        Standing {
+            policy: self.policy.clone(),
+            immutable_tags: self.immutable_tags.clone(),
+            read_only: self.read_only,
+        }
     }
 
     /// The store as clients may use it.

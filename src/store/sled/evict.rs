@@ -60,6 +60,8 @@ pub(super) fn make_room(shared: &Shared, more: u64) -> Result<()> {
     if core.room.check(wanted).is_ok() {
         return Ok(());
     }
+    // What would not fit though all images went is refused before one does.
+    core.room.check_alone(more)?;
     // One at a time: the second finds the room that the first has made.
     let _evicting = shared.evicting.lock().unwrap_or_else(PoisonError::into_inner);
     if !wait_for_files(shared)? {

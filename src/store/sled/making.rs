@@ -85,7 +85,7 @@ fn check_vacant(folder: &Path) -> Result<()> {
         entries => entries.map_err(failed)?.next().transpose().map_err(failed)?,
     };
     match first {
-        Some(found) => Err(Error::NotAStore {
+        Some(found) => Err(Error::NotEmpty {
             path: folder.to_owned(),
             found: found.file_name().to_string_lossy().into_owned(),
         }),
@@ -101,7 +101,7 @@ fn clear(path: &Path) -> Result<()> {
     for entry in fs::read_dir(path).map_err(failed)? {
         let name = entry.map_err(failed)?.file_name().to_string_lossy().into_owned();
         if !ours.contains(&name.as_str()) && !name.starts_with("unfinished-") {
-            return Err(Error::NotAStore { path: path.to_owned(), found: name });
+            return Err(Error::NotEmpty { path: path.to_owned(), found: name });
         }
         found.push(name);
     }
@@ -127,7 +127,10 @@ impl Filling {
         let path = folder.canonicalize().map_err(failed)?;
         let begun = |path: &Path| path.join(folder::FILLING).exists() && !path.join(folder::INDEX).exists();
         if !begun(&path) {
-            folder::check_empty(&path)?;
+            folder::check_empty(&path).map_err(|error| match error {
+                Error::NotAStore { path, found } => Error::NotEmpty { path, found },
+                error => error,
+            })?;
             check_no_store(&path)?;
         }
         let lock = folder::lock(&path)?;
@@ -155,7 +158,7 @@ impl Filling {
 
 fn check_no_store(path: &Path) -> Result<()> {
     if path.join(folder::FORMAT_FILE).exists() {
-        return Err(Error::NotAStore { path: path.to_owned(), found: folder::FORMAT_FILE.to_owned() });
+        return Err(Error::NotEmpty { path: path.to_owned(), found: folder::FORMAT_FILE.to_owned() });
     }
     Ok(())
 }

@@ -63,7 +63,7 @@ pub struct RestoreReport {
 ///
 /// # Errors
 /// [`Error::NoStore`], [`Error::FormatVersion`] and [`Error::Damaged`] for a snapshot that is none or cannot be read,
-/// [`Error::Locked`] where it is in use, [`Error::NotAStore`] for a folder that holds something; [`Error::Interrupted`];
+/// [`Error::Locked`] where it is in use, [`Error::NotEmpty`] for a folder that holds something; [`Error::Interrupted`];
 /// [`Error::Io`].
 pub fn restore(
     snapshot: impl AsRef<Path>,

@@ -95,6 +95,16 @@ impl Room {
         Ok(())
     }
 
+    /// Whether so many bytes would be within the budget beside the index and what was promised, if no content were there.
+    pub(super) fn check_alone(&self, more: u64) -> Result<()> {
+        let Some(budget) = self.budget else { return Ok(()) };
+        let beside = self.rest.load(Ordering::Relaxed) + self.promised.load(Ordering::Relaxed);
+        if more.saturating_add(beside).saturating_add(KEPT_FOR_INDEX) > budget {
+            return Err(Error::OverBudget { needed: more, used: self.used(), budget });
+        }
+        Ok(())
+    }
+
     /// Counts so many bytes of a file that is about to grow, if they are within the budget; out of a promise as far as it goes.
     pub(super) fn grow(&self, bytes: u64, promise: Option<&mut Promise>) -> Result<()> {
         let covered = promise.map_or(0, |promise| promise.use_up(bytes));

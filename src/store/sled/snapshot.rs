@@ -80,7 +80,7 @@ impl Sled {
     /// a committed file. What was acknowledged before the call is in it; open upload sessions are not.
     ///
     /// # Errors
-    /// [`Error::NotAStore`] where the folder holds something; [`Error::Locked`] where a snapshot is being taken there;
+    /// [`Error::NotEmpty`] where the folder holds something; [`Error::Locked`] where a snapshot is being taken there;
     /// [`Error::Unsupported`] for a folder inside the store's, for a second snapshot of this store at once, and for a `since` that
     /// is no store; [`Error::Interrupted`]; what reading and writing fail with. Nothing is left then but a folder beside it
     /// whose name ends in `.unfinished`, if even that, which the next snapshot there removes.

@@ -33,6 +33,8 @@ pub(super) fn start(
 fn promise(shared: &Shared, coming: Option<u64>) -> Result<Option<Promise>> {
     match coming {
         Some(bytes) => {
+            // What the disk has no room for lets nothing go.
+            check_disk(&shared.core, bytes)?;
             evict::make_room(shared, bytes).and_then(|()| Promise::of(&shared.core, bytes).map(Some))
         }
         None => check_disk(&shared.core, 0).and_then(|()| evict::make_room(shared, 0)).map(|()| None),

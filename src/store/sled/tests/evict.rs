@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::oci::{Digest, Manifest, Reference};
 use crate::store::sled::writer::Terms;
 use crate::store::sled::{Options, Sled, WhenFull};
-use crate::store::{Discover, Pinned, Pull};
+use crate::store::{Discover, Pinned, Pull, Push, UploadOptions};
 
 const BUDGET: u64 = 108 << 20;
 const LAYER: usize = 8 << 20;
@@ -136,6 +136,20 @@ fn pinned_images_stay_and_when_there_is_nothing_else_pushes_are_refused() -> Res
     assert!(refused.to_string().contains("budget"), "{refused}");
     assert!(images.len() >= 7 && images.iter().all(|manifest| has_manifest(&store, manifest)));
     Ok(())
+}
+
+/// A header alone, of a terabyte that never came, emptied a cache.
+#[test]
+fn nothing_goes_for_what_would_not_fit_though_all_went() {
+    let folder = folder();
+    let store = cache(&folder, Pinned::none());
+    let images = fill(&store, 0..7);
+    let free = store.0.core.folder.available().unwrap();
+    for size in [BUDGET, free.saturating_sub(1), 1 << 40] {
+        let refused = store.start_upload(&repository(), &UploadOptions::new().size(size)).err().unwrap();
+        assert!(matches!(refused, Error::OverBudget { .. } | Error::DiskFull { .. }), "{refused}");
+    }
+    assert!(images.iter().all(|(manifest, layer)| has_manifest(&store, manifest) && has(&store, layer)));
 }
 
 #[test]
