@@ -138,7 +138,7 @@ fn answer(
 ) {
     let outcome = read_request(stream).map(|request| match request {
         Ok(operation) => {
-            tracing::info!(operation = in_words(&operation), "an operation was asked for");
+            tracing::info!(operation = %in_words(&operation), "an operation was asked for");
             let mut watch = |progress: &Progress| {
                 let told = send(stream, &Answer::Progress(progress.clone()));
                 if told.is_err() || stopping.load(Ordering::Relaxed) {
@@ -149,11 +149,11 @@ fn answer(
             };
             match operation.run(store, standing, &mut watch) {
                 Ok(report) => {
-                    tracing::info!(report = in_words(&report), "an operation is done");
+                    tracing::info!(report = %in_words(&report), "an operation is done");
                     Answer::Report(report)
                 }
                 Err(error) => {
-                    tracing::warn!(%error, operation = in_words(&operation), "an operation failed");
+                    tracing::warn!(%error, operation = %in_words(&operation), "an operation failed");
                     Answer::Error(error.to_string())
                 }
             }
