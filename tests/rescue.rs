@@ -306,6 +306,6 @@ fn only_a_store_that_nobody_has_is_rescued() {
     assert!(matches!(rescue(&data, &new, &mut on), Err(Error::Locked(_))));
     drop(store);
     assert!(matches!(rescue(&data, data.join("inside"), &mut on), Err(Error::Unsupported(_))));
-    assert!(matches!(rescue(&data, &data, &mut on), Err(Error::NotAStore { .. })));
+    assert!(matches!(rescue(&data, &data, &mut on), Err(Error::NotEmpty { .. })));
     assert!(!new.exists());
 }

@@ -56,7 +56,7 @@ fn a_restored_store_has_all_and_shares_no_file() {
     // A store that is there is not written over.
     drop(store);
     let from = folder.path().join("store");
-    assert!(matches!(restore(&from, &to), Err(Error::NotAStore { .. })));
+    assert!(matches!(restore(&from, &to), Err(Error::NotEmpty { .. })));
     assert_eq!(number(&open(&to), &name("a"), &tag("t2")), Some(9));
     // Linked, because that was asked for.
     let linked = folder.path().join("linked");

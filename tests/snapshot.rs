@@ -251,10 +251,10 @@ fn a_place_that_is_taken_is_left_alone() {
     let full = folder.path().join("full");
     fs::create_dir(&full).unwrap();
     fs::write(full.join("thesis.tex"), b"precious").unwrap();
-    assert!(matches!(take(&full), Err(Error::NotAStore { found, .. }) if found == "thesis.tex"));
+    assert!(matches!(take(&full), Err(Error::NotEmpty { found, .. }) if found == "thesis.tex"));
     assert_eq!(fs::read(full.join("thesis.tex")).unwrap(), b"precious");
     assert!(matches!(take(&data.join("inside")), Err(Error::Unsupported(_))));
-    assert!(matches!(take(&data), Err(Error::NotAStore { .. })));
+    assert!(matches!(take(&data), Err(Error::NotEmpty { .. })));
     let since = SnapshotOptions::new().since(&full);
     let nothing = store.snapshot(folder.path().join("b"), &since, &mut on);
     assert!(matches!(nothing, Err(Error::Unsupported(_))));
@@ -263,7 +263,7 @@ fn a_place_that_is_taken_is_left_alone() {
     let unfinished = folder.path().join("new.unfinished");
     fs::create_dir(&unfinished).unwrap();
     fs::write(unfinished.join("thesis.tex"), b"precious").unwrap();
-    assert!(matches!(take(&folder.path().join("new")), Err(Error::NotAStore { .. })));
+    assert!(matches!(take(&folder.path().join("new")), Err(Error::NotEmpty { .. })));
     assert_eq!(fs::read(unfinished.join("thesis.tex")).unwrap(), b"precious");
 }
 
