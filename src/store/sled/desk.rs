@@ -102,6 +102,11 @@ impl<'a> Desk<'a> {
         *self.entered == 0
     }
 
+    /// Bytes of keys and values that entered and are not yet durable.
+    pub(super) const fn entered(&self) -> usize {
+        *self.entered
+    }
+
     fn check(&self) -> Result<()> {
         match &self.failure {
             Some(failure) => Err(Error::Unavailable(failure.to_string())),

@@ -132,7 +132,10 @@ pub(super) fn add_tags(
     Ok(())
 }
 
-/// Does about one window's worth of removing. What is finished leaves the list.
+/// How many are finished in one go: who pushes waits for no more than these.
+const BATCH: usize = 32;
+
+/// Removes some of what waits, after one sync for all of it, and within one window. What is finished leaves the list.
 pub(super) fn sweep(desk: &mut Desk<'_>, core: &Core, retired: &mut Vec<Retired>) -> Result<()> {
     // Records first, durable; then the bytes (D7).
     if !desk.is_settled() {
@@ -140,8 +143,14 @@ pub(super) fn sweep(desk: &mut Desk<'_>, core: &Core, retired: &mut Vec<Retired>
     }
     let mut finished = Changes::new();
     let mut done = 0;
-    while let Some(next) = retired.get_mut(done) {
-        if finished.size() > WINDOW / 4 || !next.remove_records(desk, core)? {
+    while let Some(next) = retired.get_mut(done).filter(|_| done < BATCH) {
+        if desk.entered() + finished.size() > WINDOW / 2 {
+            break;
+        }
+        if !next.remove_records(desk, core)? {
+            if next.goes_on_at_once() {
+                continue;
+            }
             break;
         }
         done += 1;
@@ -217,6 +226,12 @@ impl Retired {
         let contents = oci::Manifest::media_type_of(&bytes)
             .and_then(|media_type| oci::Manifest::new(media_type, bytes).contents());
         Ok(contents.ok().map(|contents| super::manifests::referenced(&contents)))
+    }
+
+    /// Whether what is left may follow what was just removed without a sync between: a file goes only after what its bytes
+    /// tell of is gone for good, and a search takes long enough for somebody else to have waited.
+    const fn goes_on_at_once(&self) -> bool {
+        matches!(self.leftover.content.placement, Placement::Inline(_)) && self.search.is_none()
     }
 
     /// Removes the files, wherever they are; `true` if they are gone.

@@ -2,6 +2,7 @@
 
 mod collect;
 mod evict;
+mod leftovers;
 mod verify;
 
 use std::fs;
