@@ -6,6 +6,7 @@
 
 mod contents;
 mod counters;
+mod joins;
 mod pace;
 mod records;
 mod references;
@@ -29,12 +30,16 @@ use self::pace::{Pace, System};
 use super::desk::Desk;
 use super::orphans::{self, Searcher};
 use super::progress::{EVERY, Progress, Watch};
-use super::schema::Tree;
+use super::schema::{self, Content, Layer, Manifest, Tree};
 use super::store::{Core, REMOVE, Shared, Sled};
 use crate::error::{Error, Result};
 
 /// How many entries are looked at between two breaths.
 const PAGE: usize = 256;
+
+/// Of how many entries the content is read in the order in which it is stored, and how many bytes of content these may have.
+const BATCH: usize = 16 * PAGE;
+const BATCH_BYTES: u64 = 16 << 20;
 
 /// What one verification does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -151,6 +156,9 @@ struct Run<'a> {
 impl Run<'_> {
     fn all(&mut self, restart: bool) -> Result<()> {
         self.contents(restart)?;
+        // First: what follows from links may be removed only where each has its reverse.
+        self.begin("comparing records", None)?;
+        self.joins()?;
         self.begin("looking at records", None)?;
         self.records()?;
         self.begin("comparing references", None)?;
@@ -187,20 +195,35 @@ impl Run<'_> {
         }
     }
 
-    /// Shows all entries of a tree, a page at a time, to `see`.
+    /// Shows all entries of a tree, a page at a time, to `see`, and counts them.
     fn pages(
         &mut self,
         tree: Tree,
         mut see: impl FnMut(&mut Self, Vec<(Vec<u8>, IVec)>) -> Result<()>,
     ) -> Result<()> {
-        let mut after: Option<Vec<u8>> = None;
+        self.walk(tree, None, |run, page| {
+            run.report.records += page.len() as u64;
+            see(run, page).map(|()| true)
+        })
+        .map(drop)
+    }
+
+    /// Shows the entries of a tree after a key, or all, a page at a time, to `see`, as long as that wants more; whether it did to the
+    /// end.
+    fn walk(
+        &mut self,
+        tree: Tree,
+        mut after: Option<Vec<u8>>,
+        mut see: impl FnMut(&mut Self, Vec<(Vec<u8>, IVec)>) -> Result<bool>,
+    ) -> Result<bool> {
         loop {
             let page = page(self.core(), tree, after.as_deref())?;
-            let Some((last, _)) = page.last() else { return Ok(()) };
+            let Some((last, _)) = page.last() else { return Ok(true) };
             after = Some(last.clone());
             let count = page.len() as u64;
-            see(self, page)?;
-            self.report.records += count;
+            if !see(self, page)? {
+                return Ok(false);
+            }
             self.done(count)?;
         }
     }
@@ -223,6 +246,39 @@ impl Searcher for Run<'_> {
 
     fn found(&mut self, orphan: Orphan) {
         self.report.add_orphan(orphan);
+    }
+}
+
+/// A blob's or manifest's entry, and its content; `None` if it cannot be read.
+type Owning = (Vec<u8>, IVec, Option<Content>);
+
+/// Entries of blobs or manifests, as many as may be read in any order: each read of the index brings some of what is beside it.
+fn batch(
+    core: &Core,
+    tree: Tree,
+    after: Option<&[u8]>,
+    counts: impl Fn(&Content) -> bool,
+) -> Result<Vec<Owning>> {
+    let mut batch: Vec<Owning> = Vec::new();
+    let mut bytes = 0;
+    loop {
+        let after = batch.last().map(|(key, ..)| key.as_slice()).or(after);
+        let page = page(core, tree, after)?;
+        if page.is_empty() {
+            return Ok(batch);
+        }
+        for (key, value) in page {
+            let content = match tree {
+                Tree::Layers => schema::decode::<Layer>(&value).map(|layer| layer.content),
+                _ => schema::decode::<Manifest>(&value).map(|manifest| manifest.content),
+            };
+            bytes +=
+                content.iter().filter(|content| counts(content)).map(|content| content.size).sum::<u64>();
+            batch.push((key, value, content.ok()));
+            if batch.len() >= BATCH || bytes >= BATCH_BYTES {
+                return Ok(batch);
+            }
+        }
     }
 }
 

@@ -5,14 +5,15 @@ use std::ops::ControlFlow;
 use super::super::content;
 use super::super::index::Changes;
 use super::super::quarantine::{self, Owned, Reading};
-use super::super::schema::{self, Layer, Manifest, Record, Tree, VERIFYING_KEY, Verifying};
+use super::super::schema::{
+    self, Content, Layer, Manifest, Placement, Record, Tree, VERIFYING_KEY, Verifying,
+};
 use super::super::writer::Terms;
-use super::{Run, page};
+use super::{Run, batch};
 use crate::error::{Error, Result};
 
-/// Where it stands is written down whenever so many bytes were read, or so many pages.
+/// Where it stands is written down after each batch, and whenever so many bytes were read.
 const NOTE_BYTES: u64 = 64 << 20;
-const NOTE_PAGES: u32 = 16;
 
 impl Run<'_> {
     /// Reads all blobs in the order of their digests, then all manifests.
@@ -40,20 +41,28 @@ impl Run<'_> {
             (!after.is_empty() || tree == Tree::Manifests)
                 .then(|| Verifying { manifests: tree == Tree::Manifests, after: after.to_vec() })
         };
-        let (mut noted_at, mut pages) = (self.progress.done, 0);
+        let is_inline = |content: &Content| matches!(content.placement, Placement::Inline(_));
+        let mut noted_at = self.progress.done;
         loop {
-            let page = page(self.core(), tree, Some(after.as_slice()).filter(|after| !after.is_empty()))?;
-            if page.is_empty() {
+            let begin = Some(after.as_slice()).filter(|after| !after.is_empty());
+            let batch = batch(self.core(), tree, begin, is_inline)?;
+            if batch.is_empty() {
                 return self.note(place(&after).as_ref());
             }
-            for (key, value) in page {
-                // What cannot be read is a record's fault and is reported with the records.
-                if let Ok((owned, quarantined)) = owned(tree, &key, &value) {
-                    let outcome = self.content(tree, &owned, quarantined);
-                    if outcome.is_err() {
-                        self.note(place(&after).as_ref())?;
-                    }
-                    outcome?;
+            // What is inline is read in the order in which it is stored, and again if that is ended.
+            let mut inline: Vec<_> = batch
+                .iter()
+                .filter_map(|(key, value, content)| {
+                    Some((content.filter(is_inline)?.placement.id(), key, value))
+                })
+                .collect();
+            inline.sort_unstable_by_key(|(id, ..)| *id);
+            for (_, key, value) in inline {
+                self.content_of(tree, key, value, place(&after).as_ref())?;
+            }
+            for (key, value, content) in batch {
+                if content.is_some_and(|content| !is_inline(&content)) {
+                    self.content_of(tree, &key, &value, place(&after).as_ref())?;
                 }
                 after = key;
                 if self.progress.done - noted_at >= NOTE_BYTES {
@@ -61,11 +70,19 @@ impl Run<'_> {
                     self.note(place(&after).as_ref())?;
                 }
             }
-            pages += 1;
-            if pages % NOTE_PAGES == 0 {
-                self.note(place(&after).as_ref())?;
-            }
+            self.note(place(&after).as_ref())?;
         }
+    }
+
+    /// Reads what an entry names. Where that is ended, the place is written down.
+    fn content_of(&mut self, tree: Tree, key: &[u8], value: &[u8], place: Option<&Verifying>) -> Result<()> {
+        // What cannot be read is a record's fault and is reported with the records.
+        let Ok((owned, quarantined)) = owned(tree, key, value) else { return Ok(()) };
+        let outcome = self.content(tree, &owned, quarantined);
+        if outcome.is_err() {
+            self.note(place)?;
+        }
+        outcome
     }
 
     fn content(&mut self, tree: Tree, owned: &Owned, quarantined: bool) -> Result<()> {

@@ -1,5 +1,5 @@
 //! Records, each compared with those that it must agree with. What depends on a manifest's bytes is in `references`, what has to
-//! be counted in `counters`.
+//! be counted in `counters`, and which of them are to be looked at in `joins` where a walk over the tree does not tell.
 
 use std::cell::OnceCell;
 use std::collections::BTreeSet;
@@ -21,10 +21,20 @@ use crate::oci::{Digest, Hasher, MediaType, RepositoryName};
 /// How many of the repositories that miss a blob a report names.
 const NAMED: usize = 100;
 
+/// Each fault is looked for in one of two ways, and so reported once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pass {
+    /// At all entries, as they come: what stands in other trees in the same order, or is little.
+    InOrder,
+    /// At those that two walks have found not to agree.
+    Joined,
+}
+
 /// Where records are looked at: at a page of them, or at one in the writer's thread.
 pub(super) struct Look<'a> {
-    pub(super) core: &'a Core,
-    pub(super) index: &'a Index,
+    core: &'a Core,
+    index: &'a Index,
+    pass: Pass,
     /// The manifests that are on their way out or in; what is theirs is not judged.
     pending: OnceCell<BTreeSet<(String, Digest)>>,
 }
@@ -53,7 +63,7 @@ impl Run<'_> {
         for (tree, judge) in JUDGES {
             self.pages(tree, |run, page| {
                 let suspects = run.core().read(|index| {
-                    let look = Look::new(run.core(), index);
+                    let look = Look::new(run.core(), index, Pass::InOrder);
                     let mut suspects = Vec::new();
                     for (key, value) in &page {
                         if !look.faults(judge, key, value)?.is_empty() {
@@ -63,7 +73,7 @@ impl Run<'_> {
                     Ok(suspects)
                 })?;
                 for key in suspects {
-                    run.confirm(tree, judge, key)?;
+                    run.confirm(Pass::InOrder, tree, judge, key)?;
                 }
                 page.iter().try_for_each(|(key, value)| run.list_bad(tree, key, value))
             })?;
@@ -71,13 +81,23 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Looks at an entry that does not seem to agree with another tree: if it was only being changed, the writer is left alone.
+    pub(super) fn suspect(&mut self, pass: Pass, tree: Tree, key: Vec<u8>) -> Result<()> {
+        let Some((_, judge)) = JUDGES.into_iter().find(|(of, _)| *of == tree) else { return Ok(()) };
+        let wrong = self.core().read(|index| match index.value(tree, &key)? {
+            Some(value) => Ok(!Look::new(self.core(), index, pass).faults(judge, &key, &value)?.is_empty()),
+            None => Ok(false),
+        })?;
+        if wrong { self.confirm(pass, tree, judge, key) } else { Ok(()) }
+    }
+
     /// Looks again at an entry in which something seemed wrong, and repairs it if that is wanted.
-    fn confirm(&mut self, tree: Tree, judge: Judge, key: Vec<u8>) -> Result<()> {
+    fn confirm(&mut self, pass: Pass, tree: Tree, judge: Judge, key: Vec<u8>) -> Result<()> {
         let record = describe(tree, &key);
         let repair = self.repair;
         let found = self.at_desk(move |core, desk| {
             let faults = |index: &Index| match index.value(tree, &key)? {
-                Some(value) => Look::new(core, index).faults(judge, &key, &value),
+                Some(value) => Look::new(core, index, pass).faults(judge, &key, &value),
                 None => Ok(Vec::new()),
             };
             let found = faults(desk.index())?;
@@ -135,15 +155,32 @@ impl Run<'_> {
 }
 
 impl<'a> Look<'a> {
-    pub(super) const fn new(core: &'a Core, index: &'a Index) -> Self {
-        Self { core, index, pending: OnceCell::new() }
+    const fn new(core: &'a Core, index: &'a Index, pass: Pass) -> Self {
+        Self { core, index, pass, pending: OnceCell::new() }
     }
 
     fn faults(&self, judge: Judge, key: &[u8], value: &[u8]) -> Result<Vec<FaultKind>> {
         match judge(self, key, value) {
-            Err(error) if is_unreadable(&error) => Ok(vec![FaultKind::Unreadable]),
+            Err(error) if is_unreadable(&error) => match self.pass {
+                Pass::InOrder => Ok(vec![FaultKind::Unreadable]),
+                Pass::Joined => Ok(Vec::new()),
+            },
             faults => faults,
         }
+    }
+
+    /// Looks for what a walk in the order of this tree finds near, or everywhere.
+    fn near(&self, look: impl FnOnce() -> Result<bool>) -> Result<bool> {
+        if self.pass == Pass::InOrder { look() } else { Ok(false) }
+    }
+
+    /// Looks for what only [`joins`](super::joins) can find without a page read for each.
+    fn far(&self, look: impl FnOnce() -> Result<bool>) -> Result<bool> {
+        if self.pass == Pass::Joined { look() } else { Ok(false) }
+    }
+
+    fn lacks(&self, tree: Tree, key: &[u8]) -> Result<bool> {
+        self.index.contains(tree, key).map(|has| !has)
     }
 
     fn is_pending(&self, repository: &RepositoryName, manifest: &Digest) -> Result<bool> {
@@ -183,35 +220,43 @@ fn faults<const N: usize>(found: [(FaultKind, bool); N]) -> Vec<FaultKind> {
 
 fn link(look: &Look<'_>, key: &[u8], value: &[u8]) -> Result<Vec<FaultKind>> {
     let (repository, digest) = schema::digest_of_key(Tree::Links, key)?;
-    let link = schema::decode::<Link>(value)?;
-    let stamp = match link.unreferenced_since {
-        Some(since) => {
-            !look.has(Tree::Candidates, &schema::candidate_key(Kept::Link, since, &repository, &digest))?
-        }
-        None => !keep::is_kept(look.index, Kept::Link, &repository, &digest)?,
-    };
+    let since = schema::decode::<Link>(value)?.unreferenced_since;
+    let candidate = since.map(|since| schema::candidate_key(Kept::Link, since, &repository, &digest));
     Ok(faults([
-        (FaultKind::LayerMissing, !look.has(Tree::Layers, &schema::digest_key(&digest))?),
-        (FaultKind::UseMissing, !look.has(Tree::Uses, &schema::use_key(&digest, &repository))?),
-        (FaultKind::CandidateMissing, stamp && link.unreferenced_since.is_some()),
-        (FaultKind::StampMissing, stamp && link.unreferenced_since.is_none()),
-        (FaultKind::RepositoryMissing, !look.has(Tree::Repositories, &schema::repository_key(&repository))?),
+        (FaultKind::LayerMissing, look.near(|| look.lacks(Tree::Layers, &schema::digest_key(&digest)))?),
+        (FaultKind::UseMissing, look.far(|| look.lacks(Tree::Uses, &schema::use_key(&digest, &repository)))?),
+        (
+            FaultKind::CandidateMissing,
+            look.far(|| candidate.as_ref().map_or(Ok(false), |key| look.lacks(Tree::Candidates, key)))?,
+        ),
+        (
+            FaultKind::StampMissing,
+            since.is_none()
+                && look.near(|| Ok(!keep::is_kept(look.index, Kept::Link, &repository, &digest)?))?,
+        ),
+        (
+            FaultKind::RepositoryMissing,
+            look.near(|| look.lacks(Tree::Repositories, &schema::repository_key(&repository)))?,
+        ),
     ]))
 }
 
 fn link_of_use(look: &Look<'_>, key: &[u8], _: &[u8]) -> Result<Vec<FaultKind>> {
     let (digest, repository) = schema::use_of_key(key)?;
-    let linked = look.has(Tree::Links, &schema::digest_within(&repository, &digest))?;
-    Ok(faults([(FaultKind::LinkMissing, !linked)]))
+    let unlinked = look.far(|| look.lacks(Tree::Links, &schema::digest_within(&repository, &digest)))?;
+    Ok(faults([(FaultKind::LinkMissing, unlinked)]))
 }
 
 fn layer(look: &Look<'_>, key: &[u8], value: &[u8]) -> Result<Vec<FaultKind>> {
     let digest = schema::digest_after(Tree::Layers, key, &[])?;
     let id = schema::decode::<Layer>(value)?.content.placement.id();
-    let mut uses = look.index.scan(Tree::Uses, &schema::digest_key(&digest), None)?;
+    let unused = || {
+        let mut uses = look.index.scan(Tree::Uses, &schema::digest_key(&digest), None)?;
+        Ok(uses.next().transpose()?.is_none())
+    };
     Ok(faults([
-        (FaultKind::LayerUnused, uses.next().transpose()?.is_none()),
-        (FaultKind::LeftoverInUse, look.has(Tree::Leftovers, &schema::id_key(id))?),
+        (FaultKind::LayerUnused, look.near(unused)?),
+        (FaultKind::LeftoverInUse, look.near(|| look.has(Tree::Leftovers, &schema::id_key(id)))?),
     ]))
 }
 
@@ -220,69 +265,78 @@ fn manifest(look: &Look<'_>, key: &[u8], value: &[u8]) -> Result<Vec<FaultKind>>
     let manifest = schema::decode::<Manifest>(value)?;
     manifest.media_type.parse::<MediaType>()?;
     let subject = manifest.subject.as_ref().map(RawDigest::digest).transpose()?;
-    let (mut referrer, mut pending) = (true, false);
-    if let Some(subject) = &subject {
-        referrer = look.has(Tree::Referrers, &schema::pointer_within(&repository, subject, &digest))?;
-        pending = look.is_pending(&repository, subject)?;
-    }
-    let stamp = match manifest.unkept_since {
-        Some(since) => {
-            let key = schema::candidate_key(Kept::Manifest, since, &repository, &digest);
-            !look.has(Tree::Candidates, &key)?
-        }
+    let since = manifest.unkept_since;
+    let candidate = since.map(|since| schema::candidate_key(Kept::Manifest, since, &repository, &digest));
+    let referrer = subject.map(|subject| schema::pointer_within(&repository, &subject, &digest));
+    let abandoned = || Ok(!keep::is_kept(look.index, Kept::Manifest, &repository, &digest)?);
+    let stamp = match (since, &subject) {
+        (Some(_), _) => false,
+        (None, None) => look.near(abandoned)?,
         // While its subject is on its way out, it waits for its stamp.
-        None => !pending && !keep::is_kept(look.index, Kept::Manifest, &repository, &digest)?,
+        (None, Some(subject)) => look.far(|| Ok(!look.is_pending(&repository, subject)? && abandoned()?))?,
     };
     let id = manifest.content.placement.id();
     Ok(faults([
-        (FaultKind::ReferrerMissing, !referrer),
+        (
+            FaultKind::ReferrerMissing,
+            look.far(|| referrer.as_ref().map_or(Ok(false), |key| look.lacks(Tree::Referrers, key)))?,
+        ),
         (
             FaultKind::UsedMissing,
-            !look.has(Tree::Used, &schema::used_key(manifest.used_at, &repository, &digest))?,
+            look.far(|| look.lacks(Tree::Used, &schema::used_key(manifest.used_at, &repository, &digest)))?,
         ),
-        (FaultKind::CandidateMissing, stamp && manifest.unkept_since.is_some()),
-        (FaultKind::StampMissing, stamp && manifest.unkept_since.is_none()),
-        (FaultKind::LeftoverInUse, look.has(Tree::Leftovers, &schema::id_key(id))?),
-        (FaultKind::RepositoryMissing, !look.has(Tree::Repositories, &schema::repository_key(&repository))?),
+        (
+            FaultKind::CandidateMissing,
+            look.far(|| candidate.as_ref().map_or(Ok(false), |key| look.lacks(Tree::Candidates, key)))?,
+        ),
+        (FaultKind::StampMissing, stamp),
+        (FaultKind::LeftoverInUse, look.near(|| look.has(Tree::Leftovers, &schema::id_key(id)))?),
+        (
+            FaultKind::RepositoryMissing,
+            look.near(|| look.lacks(Tree::Repositories, &schema::repository_key(&repository)))?,
+        ),
     ]))
 }
 
 fn manifest_of_reference(look: &Look<'_>, key: &[u8], _: &[u8]) -> Result<Vec<FaultKind>> {
     let (repository, _, manifest) = schema::pointer_of_key(Tree::References, key)?;
-    let there = look.has(Tree::Manifests, &schema::digest_within(&repository, &manifest))?;
-    Ok(faults([(FaultKind::ManifestMissing, !there && !look.is_pending(&repository, &manifest)?)]))
+    let missing = look.far(|| {
+        Ok(look.lacks(Tree::Manifests, &schema::digest_within(&repository, &manifest))?
+            && !look.is_pending(&repository, &manifest)?)
+    })?;
+    Ok(faults([(FaultKind::ManifestMissing, missing)]))
 }
 
 fn tag(look: &Look<'_>, key: &[u8], value: &[u8]) -> Result<Vec<FaultKind>> {
     let (repository, tag) = schema::tag_of_key(key)?;
     let digest = schema::decode::<Tag>(value)?.digest.digest()?;
-    let there = look.has(Tree::Manifests, &schema::digest_within(&repository, &digest))?;
-    let reverse = look.has(Tree::Tagged, &schema::tagged_within(&repository, &digest, &tag))?;
-    Ok(faults([(FaultKind::ManifestMissing, !there), (FaultKind::TaggedMissing, !reverse)]))
+    let lacks = |tree, key: Vec<u8>| look.far(|| look.lacks(tree, &key));
+    Ok(faults([
+        (FaultKind::ManifestMissing, lacks(Tree::Manifests, schema::digest_within(&repository, &digest))?),
+        (FaultKind::TaggedMissing, lacks(Tree::Tagged, schema::tagged_within(&repository, &digest, &tag))?),
+    ]))
 }
 
 fn tag_of_tagged(look: &Look<'_>, key: &[u8], _: &[u8]) -> Result<Vec<FaultKind>> {
     let (repository, digest, tag) = schema::tagged_of_key(key)?;
     // A tag that cannot be read is found for itself, and does not make its reverse wrong.
-    let is_its = match look.index.get::<Tag>(&schema::tag_within(&repository, &tag)) {
-        Ok(tag) => tag.is_some_and(|tag| tag.digest == RawDigest::from(&digest)),
-        Err(error) if is_unreadable(&error) => true,
-        Err(error) => return Err(error),
+    let is_nobodys = || match look.index.get::<Tag>(&schema::tag_within(&repository, &tag)) {
+        Ok(tag) => Ok(tag.is_none_or(|tag| tag.digest != RawDigest::from(&digest))),
+        Err(error) if is_unreadable(&error) => Ok(false),
+        Err(error) => Err(error),
     };
-    Ok(faults([(FaultKind::TagMissing, !is_its)]))
+    Ok(faults([(FaultKind::TagMissing, look.far(is_nobodys)?)]))
 }
 
 fn manifest_of_referrer(look: &Look<'_>, key: &[u8], value: &[u8]) -> Result<Vec<FaultKind>> {
     let (repository, subject, manifest) = schema::pointer_of_key(Tree::Referrers, key)?;
     schema::decode::<Referrer>(value)?;
-    let is_its = match look.index.get::<Manifest>(&schema::digest_within(&repository, &manifest)) {
-        Ok(manifest) => {
-            manifest.is_some_and(|manifest| manifest.subject.as_ref() == Some(&RawDigest::from(&subject)))
-        }
-        Err(error) if is_unreadable(&error) => true,
-        Err(error) => return Err(error),
+    let is_nobodys = || match look.index.get::<Manifest>(&schema::digest_within(&repository, &manifest)) {
+        Ok(manifest) => Ok(manifest.and_then(|manifest| manifest.subject) != Some(RawDigest::from(&subject))),
+        Err(error) if is_unreadable(&error) => Ok(false),
+        Err(error) => Err(error),
     };
-    Ok(faults([(FaultKind::ManifestMissing, !is_its)]))
+    Ok(faults([(FaultKind::ManifestMissing, look.far(is_nobodys)?)]))
 }
 
 fn upload(look: &Look<'_>, key: &[u8], value: &[u8]) -> Result<Vec<FaultKind>> {
@@ -325,18 +379,25 @@ fn candidate(look: &Look<'_>, key: &[u8], _: &[u8]) -> Result<Vec<FaultKind>> {
     let kind = schema::kind_of_candidate(key)?;
     let (since, repository, digest) = schema::candidate_of_key(key)?;
     let key = schema::digest_within(&repository, &digest);
-    let stamp = match kind {
-        Kept::Link => readable(look.index.get::<Link>(&key))?.map(|link| link.unreferenced_since),
-        Kept::Manifest => readable(look.index.get::<Manifest>(&key))?.map(|manifest| manifest.unkept_since),
+    let is_outdated = || {
+        let stamp = match kind {
+            Kept::Link => readable(look.index.get::<Link>(&key))?.map(|link| link.unreferenced_since),
+            Kept::Manifest => {
+                readable(look.index.get::<Manifest>(&key))?.map(|manifest| manifest.unkept_since)
+            }
+        };
+        Ok(stamp.flatten() != Some(since))
     };
-    Ok(faults([(FaultKind::CandidateOutdated, stamp.flatten() != Some(since))]))
+    Ok(faults([(FaultKind::CandidateOutdated, look.far(is_outdated)?)]))
 }
 
 fn used(look: &Look<'_>, key: &[u8], _: &[u8]) -> Result<Vec<FaultKind>> {
     let (at, repository, digest) = schema::used_of_key(key)?;
-    let manifest = readable(look.index.get::<Manifest>(&schema::digest_within(&repository, &digest)))?;
-    let its = manifest.is_some_and(|manifest| manifest.used_at == at);
-    Ok(faults([(FaultKind::UsedOutdated, !its)]))
+    let is_outdated = || {
+        let manifest = readable(look.index.get::<Manifest>(&schema::digest_within(&repository, &digest)))?;
+        Ok(manifest.is_none_or(|manifest| manifest.used_at != at))
+    };
+    Ok(faults([(FaultKind::UsedOutdated, look.far(is_outdated)?)]))
 }
 
 /// A record that cannot be read is found for itself.

@@ -1,6 +1,7 @@
-//! What manifests reference, by their bytes, and what is recorded of that: both ways, in partitions of manifests.
+//! What manifests reference, by their bytes, and what is recorded of that: both ways, in partitions of manifests. Neither manifest
+//! nor reference is looked up: both are read in the order of their keys, and what was not met is looked at closely.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 
 use super::super::content;
@@ -9,24 +10,29 @@ use super::super::keep;
 use super::super::manifests;
 use super::super::schema::{self, Manifest, Tree};
 use super::super::store::Core;
-use super::{Fault, FaultKind, Run, page, records};
+use super::{Fault, FaultKind, Run, batch, page, records};
 use crate::error::{Error, Result};
 use crate::oci::{self, Contents, Digest, RepositoryName};
 
-/// How many references a partition has, about: each takes eight bytes and a little. Tests have several partitions.
-const PARTITION: usize = if cfg!(test) { 3 } else { 1 << 20 };
+/// How many references a partition has, about: each takes 17 bytes, and as many again in the worst case. Tests have several
+/// partitions.
+const PARTITION: usize = if cfg!(test) { 3 } else { 1 << 19 };
 
 /// The references of a row of manifests that stand one after the other in `manifests-1`.
 #[derive(Default)]
 struct Partition {
-    /// The keys of the first and the last.
-    ends: Option<(Vec<u8>, Vec<u8>)>,
-    /// Hashes of the keys that there are to be in `references-1`. Two that are the same hide a fault, and make none.
-    expected: HashSet<u64>,
+    /// The key after which they begin, if that is not the beginning of all, and that of the last.
+    after: Option<Vec<u8>>,
+    last: Option<Vec<u8>>,
+    /// Hashes of the keys that there are to be in `references-1` and were not met yet, each with that of its manifest's key. Two that
+    /// are the same hide a fault, and make none.
+    expected: HashMap<u64, u64>,
     /// Hashes of the keys of manifests of which that is not known.
     unknown: HashSet<u64>,
-    /// Hashes of the keys of manifests of which it was looked up later: they were put meanwhile, or something is wrong with them.
+    /// Hashes of the keys of manifests of which it was looked up later: they were put meanwhile, or something is wrong with them;
     late: HashSet<u64>,
+    /// and of the keys that there may be for these.
+    late_expected: HashSet<u64>,
 }
 
 /// A manifest whose bytes are good, and what is in them.
@@ -39,9 +45,17 @@ pub(super) struct Known {
 }
 
 impl Partition {
+    fn spans(&self, key: &[u8]) -> bool {
+        self.after.as_deref().is_none_or(|after| key > after)
+            && self.last.as_deref().is_some_and(|last| key <= last)
+    }
+
     /// Whether a row is one that a manifest has, or may have.
-    fn is_right(&self, hasher: &RandomState, key: &[u8], row: &[u8]) -> bool {
-        self.expected.contains(&hasher.hash_one(row)) || self.unknown.contains(&hasher.hash_one(key))
+    fn meet(&mut self, hasher: &RandomState, key: &[u8], row: &[u8]) -> bool {
+        let hash = hasher.hash_one(row);
+        self.expected.remove(&hash).is_some()
+            || self.unknown.contains(&hasher.hash_one(key))
+            || self.late_expected.contains(&hash)
     }
 }
 
@@ -50,50 +64,71 @@ impl Run<'_> {
         let hasher = RandomState::new();
         let mut after: Option<Vec<u8>> = None;
         loop {
-            let mut partition = Partition::default();
-            let mut ended = true;
-            loop {
-                let page = page(self.core(), Tree::Manifests, after.as_deref())?;
-                for (key, _) in &page {
-                    self.add_manifest(&mut partition, &hasher, key)?;
-                    after = Some(key.clone());
-                    if partition.expected.len() >= PARTITION {
-                        ended = false;
-                        break;
-                    }
+            let mut partition = Partition { after: after.clone(), ..Partition::default() };
+            let mut ended = false;
+            while !ended && partition.expected.len() < PARTITION {
+                let mut batch = batch(self.core(), Tree::Manifests, after.as_deref(), |_| true)?;
+                ended = batch.is_empty();
+                if let Some((last, ..)) = batch.last() {
+                    after = Some(last.clone());
                 }
-                self.done(page.len() as u64)?;
-                if page.is_empty() || !ended {
-                    break;
+                let count = batch.len() as u64;
+                batch.sort_unstable_by_key(|(.., content)| content.map(|content| content.placement.id()));
+                for (key, ..) in batch {
+                    self.add_manifest(&mut partition, &hasher, &key)?;
                 }
+                self.done(count)?;
             }
+            partition.last.clone_from(&after);
             self.recorded_references(&mut partition, &hasher)?;
+            self.missing_references(&partition, &hasher)?;
             if ended {
                 return Ok(());
             }
         }
     }
 
-    /// Adds a manifest to a partition, and looks whether all that it references is recorded.
+    /// Adds to a partition what a manifest references.
     fn add_manifest(&mut self, partition: &mut Partition, hasher: &RandomState, key: &[u8]) -> Result<()> {
-        let first = partition.ends.take().map_or_else(|| key.to_vec(), |(first, _)| first);
-        partition.ends = Some((first, key.to_vec()));
         let Some(known) = self.known(key)? else {
             partition.unknown.insert(hasher.hash_one(key));
             return Ok(());
         };
-        let mut missing = Vec::new();
         for referenced in &known.references {
-            let key = schema::pointer_within(&known.repository, referenced, &known.digest);
-            if !self.core().read(|index| index.contains(Tree::References, &key))? {
-                missing.push(key.clone());
-            }
-            partition.expected.insert(hasher.hash_one(key.as_slice()));
-        }
-        for row in missing {
-            self.confirm_row(&known.record, key, row, FaultKind::ReferenceMissing)?;
+            let row = schema::pointer_within(&known.repository, referenced, &known.digest);
+            partition.expected.insert(hasher.hash_one(row.as_slice()), hasher.hash_one(key));
         }
         Ok(())
+    }
+
+    /// Looks at the manifests of which not all references were met: some were deleted meanwhile.
+    fn missing_references(&mut self, partition: &Partition, hasher: &RandomState) -> Result<()> {
+        let unmet = &partition.expected;
+        if unmet.is_empty() {
+            return Ok(());
+        }
+        let manifests: HashSet<u64> = unmet.values().copied().collect();
+        self.walk(Tree::Manifests, partition.after.clone(), |run, page| {
+            for (key, _) in &page {
+                if !partition.spans(key) {
+                    return Ok(false);
+                }
+                if !manifests.contains(&hasher.hash_one(key.as_slice())) {
+                    continue;
+                }
+                let Some(known) = run.known(key)? else { continue };
+                for referenced in &known.references {
+                    let row = schema::pointer_within(&known.repository, referenced, &known.digest);
+                    if unmet.contains_key(&hasher.hash_one(row.as_slice()))
+                        && !run.core().read(|index| index.contains(Tree::References, &row))?
+                    {
+                        run.confirm_row(&known.record, key, row, FaultKind::ReferenceMissing)?;
+                    }
+                }
+            }
+            Ok(true)
+        })
+        .map(drop)
     }
 
     fn known(&self, key: &[u8]) -> Result<Option<Known>> {
@@ -102,29 +137,29 @@ impl Run<'_> {
 
     /// Looks whether all that is recorded of a partition's manifests is in their bytes.
     fn recorded_references(&mut self, partition: &mut Partition, hasher: &RandomState) -> Result<()> {
-        let Some((first, last)) = partition.ends.take() else { return Ok(()) };
-        let repository = |key: &[u8]| schema::digest_of_key(Tree::Manifests, key).map(|(name, _)| name);
-        let (Ok(begin), Ok(end)) = (repository(&first), repository(&last)) else { return Ok(()) };
-        let mut after = schema::within(&begin);
-        let end = schema::within(&end);
+        let Some(last) = partition.last.as_deref() else { return Ok(()) };
+        let within = |key| schema::digest_of_key(Tree::Manifests, key).map(|(name, _)| schema::within(&name));
+        // A key that is none stands behind all others, or before them.
+        let end = within(last).ok();
+        let mut after = partition.after.as_deref().and_then(|after| within(after).ok());
         loop {
-            let page = page(self.core(), Tree::References, Some(&after))?;
+            let page = page(self.core(), Tree::References, after.as_deref())?;
             let Some((key, _)) = page.last() else { return Ok(()) };
-            after = key.clone();
+            let reached = key.clone();
             for (row, _) in page {
                 let Ok((repository, _, digest)) = schema::pointer_of_key(Tree::References, &row) else {
                     continue;
                 };
                 let key = schema::digest_within(&repository, &digest);
-                if !(&first..=&last).contains(&&key) || partition.is_right(hasher, &key, &row) {
+                if !partition.spans(&key) || partition.meet(hasher, &key, &row) {
                     continue;
                 }
                 // Those of a manifest that was put meanwhile are not expected: its bytes tell, and are read once.
                 if partition.late.insert(hasher.hash_one(key.as_slice())) {
                     match self.known(&key)? {
-                        Some(known) if partition.expected.len() < 2 * PARTITION => {
+                        Some(known) if partition.late_expected.len() < PARTITION => {
                             let rows = known.references.iter();
-                            partition.expected.extend(rows.map(|referenced| {
+                            partition.late_expected.extend(rows.map(|referenced| {
                                 let row = schema::pointer_within(&repository, referenced, &digest);
                                 hasher.hash_one(row.as_slice())
                             }));
@@ -132,7 +167,7 @@ impl Run<'_> {
                         // There are so many of them that they wait for the next verification.
                         _ => drop(partition.unknown.insert(hasher.hash_one(key.as_slice()))),
                     }
-                    if partition.is_right(hasher, &key, &row) {
+                    if partition.meet(hasher, &key, &row) {
                         continue;
                     }
                 }
@@ -143,9 +178,10 @@ impl Run<'_> {
                 }
             }
             self.done(0)?;
-            if !after.starts_with(&end) && after > end {
+            if end.as_ref().is_some_and(|end| !reached.starts_with(end) && reached > *end) {
                 return Ok(());
             }
+            after = Some(reached);
         }
     }
 

@@ -299,6 +299,9 @@ fn each_kind_of_damage_is_found_and_what_others_tell_is_repaired() {
             let report = verify(&store);
             assert!(!report.is_well() && report.repaired_count == 0, "{what}: {report}");
             assert_eq!(found(&report), expected, "{what}, {inline:?}: {report}");
+            let each: BTreeSet<_> =
+                report.faults.iter().map(|fault| (&fault.tree, &fault.record, fault.kind)).collect();
+            assert_eq!(each.len() as u64, report.fault_count, "{what}: each is told once: {report}");
 
             let report = verify_with(&store, &VerifyOptions::new().repair(true));
             assert_eq!(report.is_well(), repairable, "{what}: {report}");
