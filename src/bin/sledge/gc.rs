@@ -18,7 +18,7 @@ pub(crate) struct Gc {
     /// The folder of the store
     #[arg(long, value_name = "DIR", env = "SLEDGE_DATA", default_value = "./sledge-data")]
     data: PathBuf,
-    /// Count what would go, and remove nothing
+    /// Name the tags and manifests that would go, count all, and remove nothing
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
@@ -37,5 +37,12 @@ impl Gc {
 }
 
 pub(crate) fn show(collected: &Collected, dry_run: bool, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    for name in &collected.names {
+        writeln!(f, "{name}")?;
+    }
+    let unnamed = (collected.tags + collected.manifests).saturating_sub(collected.names.len() as u64);
+    if dry_run && unnamed > 0 {
+        writeln!(f, "and {unnamed} more tags and manifests")?;
+    }
     writeln!(f, "{}: {collected}", if dry_run { "would go" } else { "removed" })
 }

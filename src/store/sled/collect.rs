@@ -10,17 +10,18 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::accounts::Others;
 use super::desk::Desk;
+use super::forecast::Forecast;
 use super::index::{Changes, Index};
 use super::keep;
 use super::layers;
+use super::leftovers;
 use super::manifests;
 use super::orphans::{self, Searcher};
 use super::progress::{Steps, Watch};
 use super::retain::{self, Retention};
-use super::schema::{self, Kept, Layer, Manifest, Tree, Upload, Uptime};
-use super::store::{REMOVE, Shared, Sled};
+use super::schema::{self, Kept, Manifest, Tree, Upload, Uptime};
+use super::store::{Core, REMOVE, Shared, Sled};
 use super::uploads;
 use super::verify::Orphan;
 use crate::error::{Error, Result};
@@ -64,7 +65,8 @@ impl CollectOptions {
         Self::default()
     }
 
-    /// Whether to count only, and remove nothing. Default: no.
+    /// Whether to count and name only, and remove nothing: what would go in one run, if nobody changed anything. It takes some twenty
+    /// bytes of memory for each thing that would go. Default: no.
     pub const fn dry_run(mut self, dry_run: bool) -> Self {
         self.dry_run = dry_run;
         self
@@ -110,8 +112,9 @@ pub enum Untagged {
 
 /// What a collection removed, or would remove.
 ///
-/// What a removed manifest referenced is abandoned only then: its own grace time begins, and a later collection takes it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What a removed manifest referenced is abandoned only then: its own grace time begins, and a later collection takes it. Where there
+/// is none, this one does.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Collected {
     /// Tags that no rule kept.
@@ -128,10 +131,13 @@ pub struct Collected {
     pub orphans: u64,
     /// The bytes of these blobs, of the manifests, of the sessions and of the orphans.
     pub bytes: u64,
-    /// Candidates that turned out to be kept.
+    /// Candidates that turned out to be kept when they were looked at.
     pub kept: u64,
     /// What could not be judged because its records are damaged: `verify` tells what is wrong with them.
     pub damaged: u64,
+    /// Of a dry run: the first hundred tags and the first hundred manifests that would go, as `repository:tag` and
+    /// `repository@digest`.
+    pub names: Vec<String>,
 }
 
 impl Collected {
@@ -165,6 +171,7 @@ impl std::ops::AddAssign for Collected {
         self.bytes += other.bytes;
         self.kept += other.kept;
         self.damaged += other.damaged;
+        self.names.extend(other.names);
     }
 }
 
@@ -186,23 +193,47 @@ impl Sled {
         let shared = &self.0;
         let grace = options.grace.unwrap_or(shared.core.options.grace);
         let steps = Steps::begin(&mut watch, "looking at what nothing keeps", None)?;
-        let mut run = Run { shared, dry_run: options.dry_run, steps, so_far: Collected::default() };
+        let untagged = match options.untagged {
+            Untagged::Keep => None,
+            Untagged::DeleteAfter(age) => Some(age.max(grace)),
+        };
+        let forecast = options
+            .dry_run
+            .then(|| Forecast::new(untagged.is_some_and(|age| age.is_zero()), grace.is_zero()));
+        let mut run = Run { shared, forecast, steps, so_far: Collected::default() };
         run.uploads(options.uploads_after)?;
         if !options.retention.is_empty() {
             run.tags(&options.retention)?;
         }
-        if let Untagged::DeleteAfter(age) = options.untagged {
-            run.candidates(Kept::Manifest, age.max(grace))?;
+        if grace.is_zero() {
+            run.settle()?;
+        }
+        while let Some(age) = untagged {
+            let before = run.so_far.manifests;
+            run.candidates(Kept::Manifest, age)?;
+            let removed = run.so_far.manifests > before;
+            // What they referenced goes in this run, if no time need pass.
+            if removed && grace.is_zero() {
+                run.settle()?;
+            }
+            if !removed || !age.is_zero() {
+                break;
+            }
         }
         run.candidates(Kept::Link, grace)?;
         orphans::clear(shared, options.dry_run, &mut run)?;
-        Ok(run.so_far)
+        let mut collected = run.so_far;
+        if let Some(forecast) = run.forecast {
+            collected += forecast.found;
+        }
+        Ok(collected)
     }
 }
 
 struct Run<'s, 'w> {
     shared: &'s Arc<Shared>,
-    dry_run: bool,
+    /// What would go, in a dry run.
+    forecast: Option<Forecast>,
     steps: Steps<'s, 'w>,
     so_far: Collected,
 }
@@ -242,7 +273,8 @@ impl Run<'_, '_> {
                         if core.clock.now().since(upload.updated_at) < silence {
                             return Ok(Collected::default());
                         }
-                        let expired = self.dry_run || uploads::expire(self.shared, id, &upload, silence)?;
+                        let expired =
+                            self.forecast.is_some() || uploads::expire(self.shared, id, &upload, silence)?;
                         let bytes = if expired { upload.current.offset } else { 0 };
                         Ok(Collected { uploads: expired.into(), bytes, ..Collected::default() })
                     });
@@ -260,8 +292,34 @@ impl Run<'_, '_> {
             after = Some(last.clone());
             for repository in &page {
                 let Some(rule) = rules.iter().find(|rule| rule.admits(repository)) else { continue };
-                let found = retain::apply(self.shared, rule, repository, self.dry_run);
+                let (shared, forecast) = (self.shared, &mut self.forecast);
+                let found = retain::apply(&shared.core, rule, repository, &mut |batch| match forecast {
+                    Some(forecast) => shared.core.read(|index| {
+                        batch.iter().try_for_each(|(tag, recorded)| {
+                            forecast.tag((&shared.core, index), repository, tag, &recorded.digest.digest()?)
+                        })?;
+                        Ok(0)
+                    }),
+                    None => retain::remove(shared, repository, batch),
+                });
+                let found = found.map(|tags| Collected { tags, ..Collected::default() });
                 self.add(passing_over(found)?, 1)?;
+            }
+        }
+    }
+
+    /// Has all removed that was deleted until now, and with it the records of what it referenced: only then is that abandoned.
+    fn settle(&self) -> Result<()> {
+        let retiring = |desk: &mut Desk<'_>| Ok(desk.last_retiring());
+        let Some(last) = self.shared.writer.run(REMOVE, retiring)? else { return Ok(()) };
+        loop {
+            let core = Arc::clone(&self.shared.core);
+            let goes_on = self
+                .shared
+                .writer
+                .run(REMOVE, move |desk| Ok(desk.is_retiring(last) && leftovers::sweep_at(desk, &core)?))?;
+            if !goes_on {
+                return Ok(());
             }
         }
     }
@@ -303,14 +361,16 @@ impl Run<'_, '_> {
         }
     }
 
-    fn remove(&self, batch: Vec<Candidate>, age: Duration) -> Result<Collected> {
+    fn remove(&mut self, batch: Vec<Candidate>, age: Duration) -> Result<Collected> {
         let mut found = Collected::default();
         if batch.is_empty() {
             return Ok(found);
         }
-        if self.dry_run {
+        if let Some(forecast) = &mut self.forecast {
+            let core = &self.shared.core;
             for candidate in &batch {
-                found += passing_over(self.shared.core.read(|index| candidate.would_go(index)))?;
+                let judged = core.read(|index| candidate.foresee(core, index, forecast));
+                found += passing_over(judged.map(|()| Collected::default()))?;
             }
             return Ok(found);
         }
@@ -330,7 +390,7 @@ impl Searcher for Run<'_, '_> {
 
     fn found(&mut self, orphan: Orphan) {
         // In quarantine it stays for people to look at, and where a record cannot be read it may be that one's.
-        if orphan.removed || self.dry_run && !orphan.quarantined {
+        if orphan.removed || self.forecast.is_some() && !orphan.quarantined {
             self.so_far += Collected { orphans: 1, bytes: orphan.bytes, ..Collected::default() };
         }
     }
@@ -415,25 +475,11 @@ impl Candidate {
         Ok(found)
     }
 
-    fn would_go(&self, index: &Index) -> Result<Collected> {
-        let mut found = Collected::default();
-        match (self.judge(index)?, self.kind) {
-            (Judged::Outdated, _) => {}
-            (Judged::Kept, _) => found.kept = 1,
-            (Judged::Abandoned, Kept::Manifest) => {
-                let key = schema::digest_within(&self.repository, &self.digest);
-                found.manifests = 1;
-                found.bytes = index.get::<Manifest>(&key)?.map_or(0, |manifest| manifest.content.size);
-            }
-            (Judged::Abandoned, Kept::Link) => {
-                found.links = 1;
-                if Others::of(index, &self.digest, &self.repository)? == Others::None {
-                    found.blobs = 1;
-                    let layer = index.get::<Layer>(&schema::digest_key(&self.digest))?;
-                    found.bytes = layer.map_or(0, |layer| layer.content.size);
-                }
-            }
+    fn foresee(&self, core: &Core, index: &Index, forecast: &mut Forecast) -> Result<()> {
+        let stamp = keep::stamp_of(index, self.kind, &self.repository, &self.digest)?;
+        if stamp != Some(self.since) {
+            return Ok(());
         }
-        Ok(found)
+        forecast.candidate((core, index), self.kind, &self.repository, &self.digest)
     }
 }

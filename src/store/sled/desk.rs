@@ -141,6 +141,16 @@ impl<'a> Desk<'a> {
         !self.retired.is_empty()
     }
 
+    /// What was handed over last of what waits to be removed, in the order in which it was handed over.
+    pub(super) fn last_retiring(&self) -> Option<Uuid> {
+        self.retired.last().map(Retired::content)
+    }
+
+    /// Takes all that waits to be removed; the caller hands over again what is left.
+    pub(super) fn take_retired(&mut self) -> Vec<Retired> {
+        std::mem::take(self.retired)
+    }
+
     /// Hands over content that no reader can reach any more, to be removed when nothing else is to be done. Its
     /// [`Leftover`](super::schema::Leftover) record has been written.
     pub(super) fn retire(&mut self, retired: Retired) {

@@ -167,6 +167,19 @@ pub(super) fn sweep(desk: &mut Desk<'_>, core: &Core, retired: &mut Vec<Retired>
     desk.apply(&finished)
 }
 
+/// Sweeps as a piece of somebody's work; `false` while content is held back for a snapshot.
+pub(super) fn sweep_at(desk: &mut Desk<'_>, core: &Core) -> Result<bool> {
+    if desk.copying().holds > 0 {
+        return Ok(false);
+    }
+    let mut retired = desk.take_retired();
+    let outcome = sweep(desk, core, &mut retired);
+    for retired in retired {
+        desk.retire(retired);
+    }
+    outcome.map(|()| true)
+}
+
 impl Retired {
     /// Removes references and chunks, a window at most, and stamps what they alone kept; `true` when none are left.
     fn remove_records(&mut self, desk: &mut Desk<'_>, core: &Core) -> Result<bool> {

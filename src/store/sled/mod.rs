@@ -14,6 +14,7 @@ mod discover;
 mod evict;
 mod finder;
 mod folder;
+mod forecast;
 mod gaps;
 mod index;
 mod journal;

@@ -6,7 +6,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::collect::Collected;
 use super::desk::Desk;
 use super::discover;
 use super::index::Index;
@@ -86,14 +85,16 @@ pub(super) fn repositories(core: &Core, after: Option<&RepositoryName>) -> Resul
     core.read(|index| discover::repositories(index, after, PAGE)).map(|page| page.items)
 }
 
-/// Removes the tags of one repository that the rule does not keep, or only counts them.
+/// A tag, and what is recorded of it.
+type Entry = (Tag, Recorded);
+
+/// Has the tags of one repository removed that the rule does not keep, some at a time; how many were.
 pub(super) fn apply(
-    shared: &Shared,
+    core: &Core,
     rule: &Retention,
     repository: &RepositoryName,
-    dry_run: bool,
-) -> Result<Collected> {
-    let core = &shared.core;
+    remove: &mut dyn FnMut(&[Entry]) -> Result<u64>,
+) -> Result<u64> {
     // Those that were set last, the oldest of them on top: what is older than that one goes.
     let mut last = BinaryHeap::new();
     each_page(core, repository, |page| {
@@ -107,10 +108,10 @@ pub(super) fn apply(
     })?;
     let oldest_kept = last.peek().filter(|_| last.len() >= rule.keep_last).map(|Reverse(time)| *time);
 
-    let mut found = Collected::default();
+    let mut found = 0;
     each_page(core, repository, |page| {
         let now = core.clock.now();
-        let goes = |(tag, recorded): &(Tag, Recorded)| {
+        let goes = |(tag, recorded): &Entry| {
             // Of several that were set in the same moment all stay.
             let among_the_last = match oldest_kept {
                 Some(oldest) => recorded.updated_uptime >= oldest,
@@ -120,26 +121,26 @@ pub(super) fn apply(
         };
         let going: Vec<_> = page.into_iter().filter(goes).collect();
         for batch in going.chunks(BATCH) {
-            if dry_run {
-                found.tags += batch.len() as u64;
-                continue;
-            }
-            let (repository, batch) = (repository.clone(), batch.to_vec());
-            found.tags += shared.writer.run(REMOVE, move |desk| {
-                let mut removed = 0;
-                for (tag, seen) in &batch {
-                    removed += u64::from(remove(desk, &repository, tag, seen.updated_uptime)?);
-                }
-                Ok(removed)
-            })?;
+            found += remove(batch)?;
         }
         Ok(())
     })?;
     Ok(found)
 }
 
-/// Removes a tag unless it was set again since; whether it did.
-fn remove(desk: &mut Desk<'_>, repository: &RepositoryName, tag: &Tag, seen: Uptime) -> Result<bool> {
+/// Removes tags unless they were set again since; how many.
+pub(super) fn remove(shared: &Shared, repository: &RepositoryName, tags: &[Entry]) -> Result<u64> {
+    let (repository, tags) = (repository.clone(), tags.to_vec());
+    shared.writer.run(REMOVE, move |desk| {
+        let mut removed = 0;
+        for (tag, seen) in &tags {
+            removed += u64::from(remove_one(desk, &repository, tag, seen.updated_uptime)?);
+        }
+        Ok(removed)
+    })
+}
+
+fn remove_one(desk: &mut Desk<'_>, repository: &RepositoryName, tag: &Tag, seen: Uptime) -> Result<bool> {
     let recorded = desk.index().get::<Recorded>(&schema::tag_within(repository, tag))?;
     if recorded.is_none_or(|recorded| recorded.updated_uptime != seen) {
         return Ok(false);
@@ -150,7 +151,7 @@ fn remove(desk: &mut Desk<'_>, repository: &RepositoryName, tag: &Tag, seen: Upt
 fn each_page(
     core: &Core,
     repository: &RepositoryName,
-    mut each: impl FnMut(Vec<(Tag, Recorded)>) -> Result<()>,
+    mut each: impl FnMut(Vec<Entry>) -> Result<()>,
 ) -> Result<()> {
     let mut after: Option<Tag> = None;
     loop {
@@ -161,7 +162,7 @@ fn each_page(
     }
 }
 
-fn page(index: &Index, repository: &RepositoryName, after: Option<&Tag>) -> Result<Vec<(Tag, Recorded)>> {
+fn page(index: &Index, repository: &RepositoryName, after: Option<&Tag>) -> Result<Vec<Entry>> {
     let prefix = schema::within(repository);
     let after = after.map(|tag| tag.as_str().as_bytes());
     let entries = index.scan(Tree::Tags, &prefix, after)?.take(PAGE);

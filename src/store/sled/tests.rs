@@ -2,6 +2,7 @@
 
 mod collect;
 mod evict;
+mod forecast;
 mod leftovers;
 mod verify;
 

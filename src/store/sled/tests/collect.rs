@@ -29,7 +29,7 @@ fn open(folder: &tempfile::TempDir) -> Sled {
 }
 
 /// Lets time pass: so many hundredths of the grace time. What deletions left to do is done before.
-fn pass(store: &Sled, hundredths: u64) {
+pub(super) fn pass(store: &Sled, hundredths: u64) {
     while entries(store, Tree::Leftovers) > 0 {
         std::thread::yield_now();
     }
