@@ -65,4 +65,4 @@ pub use schema::check::check_schema;
 pub use snapshot::{SnapshotOptions, SnapshotReport};
 pub use store::Sled;
 pub use usage::{RepositoryUsage, Usage};
-pub use verify::{Fault, FaultKind, Orphan, Quarantined, Read, VerifyOptions, VerifyReport};
+pub use verify::{Fault, FaultKind, Missing, Orphan, Quarantined, Read, VerifyOptions, VerifyReport};

@@ -6,6 +6,7 @@
 
 mod contents;
 mod counters;
+mod incomplete;
 mod joins;
 mod pace;
 mod records;
@@ -23,7 +24,7 @@ use ::sled::IVec;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-pub use report::{Fault, FaultKind, Orphan, Quarantined, Read, VerifyReport};
+pub use report::{Fault, FaultKind, Missing, Orphan, Quarantined, Read, VerifyReport};
 
 pub(super) use self::pace::Time;
 use self::pace::{Pace, System};

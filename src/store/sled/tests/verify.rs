@@ -1,6 +1,7 @@
 //! Verification: each kind of damage has its finding, what can be repaired is, and health has none.
 
 mod contents;
+mod incomplete;
 mod records;
 mod running;
 

@@ -75,6 +75,9 @@ impl Run<'_> {
                 for key in suspects {
                     run.confirm(Pass::InOrder, tree, judge, key)?;
                 }
+                if tree == Tree::References {
+                    run.list_missing(page.iter().map(|(key, _)| key.as_slice()))?;
+                }
                 page.iter().try_for_each(|(key, value)| run.list_bad(tree, key, value))
             })?;
         }

@@ -131,7 +131,7 @@ impl Run<'_> {
         .map(drop)
     }
 
-    fn known(&self, key: &[u8]) -> Result<Option<Known>> {
+    pub(super) fn known(&self, key: &[u8]) -> Result<Option<Known>> {
         self.core().read(|index| known(self.core(), index, key))
     }
 

@@ -31,6 +31,11 @@ pub struct VerifyReport {
     pub repaired_count: u64,
     /// The first thousand of these.
     pub faults: Vec<Fault>,
+    /// How many blobs and manifests are not in the repository of a manifest that references them, each for each manifest: they were
+    /// deleted, or never pushed. It is no damage; who pulls the image does not get all of it.
+    pub missing_count: u64,
+    /// The first thousand of these.
+    pub missing: Vec<Missing>,
     /// Content that no record names. It is no damage: a power cut during an upload can leave some.
     pub orphan_count: u64,
     /// Its bytes.
@@ -65,6 +70,19 @@ pub struct Quarantined {
     pub why: String,
     /// Where it is missed: the first hundred of the repositories.
     pub repositories: Vec<RepositoryName>,
+}
+
+/// What makes an image incomplete: a config, a layer or a manifest that one of its repository references is not there. Layers that
+/// may not be distributed are never among them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Missing {
+    /// The repository.
+    pub repository: RepositoryName,
+    /// The manifest that references it.
+    pub manifest: Digest,
+    /// What is not there.
+    pub digest: Digest,
 }
 
 /// A record that does not agree with others.
@@ -159,7 +177,8 @@ kinds! {
 }
 
 impl VerifyReport {
-    /// Whether nothing is bad or wrong that was not repaired, and everything could be looked at. Orphans are no damage.
+    /// Whether nothing is bad or wrong that was not repaired, and everything could be looked at. Orphans, and images that are
+    /// incomplete, are no damage.
     #[must_use]
     pub const fn is_well(&self) -> bool {
         self.bad_count == 0 && self.fault_count == self.repaired_count && self.unchecked_count == 0
@@ -174,6 +193,11 @@ impl VerifyReport {
         self.fault_count += 1;
         self.repaired_count += u64::from(fault.repaired);
         list(&mut self.faults, fault);
+    }
+
+    pub(super) fn add_missing(&mut self, missing: Missing) {
+        self.missing_count += 1;
+        list(&mut self.missing, missing);
     }
 
     pub(super) fn add_orphan(&mut self, orphan: Orphan) {
@@ -205,6 +229,9 @@ impl fmt::Display for VerifyReport {
         for what in &self.unchecked {
             writeln!(f, "not checked: {what}")?;
         }
+        for Missing { repository, manifest, digest } in &self.missing {
+            writeln!(f, "incomplete: {repository}@{manifest} lacks {digest}; push that again")?;
+        }
         for orphan in &self.orphans {
             let removed = if orphan.removed { ", removed" } else { "" };
             writeln!(f, "orphan: {} ({} bytes){removed}", orphan.place, orphan.bytes)?;
@@ -213,20 +240,21 @@ impl fmt::Display for VerifyReport {
             (self.bad_count, self.bad.len()),
             (self.fault_count, self.faults.len()),
             (self.unchecked_count, self.unchecked.len()),
+            (self.missing_count, self.missing.len()),
             (self.orphan_count, self.orphans.len()),
         ];
         let unlisted: u64 = listed.iter().map(|(count, listed)| count - *listed as u64).sum();
         if unlisted > 0 {
             writeln!(f, "and {unlisted} more")?;
         }
-        let Self { blobs, manifests, records, bad_count, fault_count, repaired_count, orphan_count, .. } =
-            self;
+        let Self { blobs, manifests, records, bad_count, fault_count, repaired_count, .. } = self;
+        let Self { missing_count, orphan_count, .. } = self;
         let words =
             if self.resumed { "verified from where the last verification was ended" } else { "verified" };
         write!(
             f,
             "{words}: {} blobs and {} manifests ({} bytes) are good, {bad_count} are bad; of {records} records {fault_count} \
-             are wrong, {repaired_count} were repaired; {orphan_count} orphans",
+             are wrong, {repaired_count} were repaired; {missing_count} parts of images are missing; {orphan_count} orphans",
             blobs.ok,
             manifests.ok,
             blobs.bytes + manifests.bytes,
