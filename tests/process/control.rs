@@ -148,3 +148,21 @@ fn a_command_for_a_store_that_is_not_there_makes_none() {
     assert!(words(&outcome.stderr).contains("takes no commands"), "{}", words(&outcome.stderr));
     drop(store);
 }
+
+/// Eight of them kept everybody else from being heard.
+#[test]
+fn clients_that_say_nothing_keep_nobody_waiting() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path());
+    let idle: Vec<UnixStream> = (0..20).map(|_| connect(folder.path())).collect();
+    let done = sledge(&["usage"], folder.path());
+    assert!(done.status.success(), "{}", words(&done.stderr));
+    // None of them had to be cut off for that: they are still heard.
+    for mut stream in idle {
+        stream.write_all(b"{\"command\":\"usage\"}\n").unwrap();
+        let mut answer = String::new();
+        BufReader::new(&stream).read_line(&mut answer).unwrap();
+        assert!(answer.starts_with("{\"report\":"), "{answer}");
+    }
+    server.stop();
+}
