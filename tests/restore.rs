@@ -16,7 +16,7 @@ use std::path::Path;
 use sledge::Error;
 use sledge::oci::Manifest;
 use sledge::store::sled::{Progress, RestoreOptions, RestoreReport, Sled, compact};
-use sledge::store::{Manage, Push, UploadOptions};
+use sledge::store::{Manage, Pull, Push, UploadOptions};
 
 use crate::images::{check_whole, content, image, name, number, on, open, push, put, read, snapshot, tag};
 
@@ -119,6 +119,39 @@ fn what_a_snapshot_lacks_is_told_and_the_rest_restored() {
     let store = open(&to);
     let layers = images.iter().map(|image| image.contents().unwrap().references[1].digest);
     assert_eq!(layers.filter(|layer| read(&store, &name("a"), layer).is_ok()).count(), 1);
+}
+
+/// It said that all was restored, and the first pull failed.
+#[test]
+fn bytes_that_are_not_their_digest_s_are_told_where_they_are_copied_and_count_as_absent() {
+    let folder = tempfile::tempdir().unwrap();
+    let images = with_snapshot(folder.path());
+    let (from, to) = (folder.path().join("snapshot"), folder.path().join("restored"));
+    let file = content(&from).into_keys().next().unwrap();
+    let path = from.join("content").join(file);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[10] ^= 1;
+    // Under its own name alone: the store's file stays as it is.
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, bytes).unwrap();
+
+    let report = restore(&from, &to).unwrap();
+    let (bad, unread) = (report.files.bad, report.files.unread());
+    // A filesystem that clones does not read: then that is told.
+    assert!((bad, unread) == (1, 0) || (bad, unread) == (0, 3), "{report:?}");
+    let store = open(&to);
+    let layers = images.iter().map(|image| image.contents().unwrap().references[1].digest);
+    let good = layers.filter(|layer| store.stat(&name("a"), layer).is_ok()).count();
+    assert_eq!(good, 3 - usize::try_from(bad).unwrap());
+    assert_eq!(report.files.bad_content.len(), usize::try_from(bad).unwrap());
+    for bad in &report.files.bad_content {
+        assert!(bad.reason.starts_with("its bytes have the digest sha256:"), "{}", bad.reason);
+    }
+    // Pushed again, it is whole.
+    for number in 0..3 {
+        image(&store, &name("a"), "x", number);
+    }
+    assert_eq!(check_whole(&store), 3);
 }
 
 #[test]

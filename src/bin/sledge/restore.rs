@@ -55,7 +55,7 @@ impl Restore {
         let bad = report.files.bad;
         printer.report(&Restored(report), self.json)?;
         if bad > 0 {
-            let reason = format!("{bad} files of the snapshot are missing or cut short");
+            let reason = format!("{bad} files of the snapshot are missing, cut short or of other bytes");
             return Err(Failure::new("not all could be restored", reason)
                 .hint("the store holds all the rest: push what is missing again"));
         }
@@ -66,6 +66,10 @@ impl Restore {
 impl fmt::Display for Restored {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "restored to {} in {:.1} s", self.0.folder.display(), self.0.took.as_secs_f64())?;
-        show_files(&self.0.files, f)
+        show_files(&self.0.files, f)?;
+        match self.0.files.unread() {
+            0 => Ok(()),
+            files => writeln!(f, "not read: {files} files: `sledge verify` compares them with their digests"),
+        }
     }
 }

@@ -4,7 +4,7 @@
 //! their own name of it. So two stores may share one inode, and each may be used, collected and removed without the other.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Read, Write};
 use std::ops::AddAssign;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
+use crate::oci::{Algorithm, Digest, Hasher};
 
 /// So many files and so many bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,10 +41,19 @@ pub struct Carried {
     pub cloned: Files,
     /// Byte by byte.
     pub copied: Files,
-    /// How many were missing, not as long as their record says, or put into quarantine meanwhile.
+    /// How many were missing, not as long as their record says, put into quarantine meanwhile, or copied and found to have other
+    /// bytes than their digest's. Those that were linked or cloned were not read.
     pub bad: u64,
     /// What the first hundred of these hold, and what is wrong with each.
     pub bad_content: Vec<BadContent>,
+}
+
+impl Carried {
+    /// Those that came without their bytes being read, and so without being compared with their digest.
+    #[must_use]
+    pub const fn unread(&self) -> u64 {
+        self.linked.files + self.linked_since.files + self.cloned.files
+    }
 }
 
 impl AddAssign for Carried {
@@ -62,7 +72,7 @@ impl AddAssign for Carried {
     }
 }
 
-/// Content whose file is missing, not as long as its record says, or in quarantine.
+/// Content whose file is missing, not as long as its record says, of other bytes than its digest's, or in quarantine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BadContent {
     /// The blob or the manifest, by its digest.
@@ -89,8 +99,18 @@ pub(super) enum Outcome {
     Brought,
     /// It is missing, or not as long as its record says.
     Bad,
-    /// It was found to be bad since the record that names it was read.
+    /// It was found to be bad since the record that names it was read, or now: it is not brought.
     Quarantined,
+}
+
+/// What became of a file that was there.
+enum Way {
+    /// As it is, unread.
+    Unread,
+    /// Byte by byte, which are the digest's, where one is known.
+    Good,
+    /// Its bytes have this digest instead.
+    Other(Digest),
 }
 
 /// The way from one content folder to another.
@@ -113,29 +133,50 @@ impl Carrier {
 
     /// Brings one file, or says why there is none to bring. That is noted under its digest, and no error: all the others are to be
     /// brought all the same.
-    pub(super) fn bring(&mut self, id: Uuid, size: u64, digest: impl Fn() -> String) -> Result<Outcome> {
-        self.bring_as(id, id, size, digest)
+    /// What is copied is compared with its digest.
+    pub(super) fn bring(
+        &mut self,
+        id: Uuid,
+        size: u64,
+        digest: &Digest,
+        name: impl Fn() -> String,
+    ) -> Result<Outcome> {
+        self.bring_one(id, id, size, Some(digest), name)
     }
 
-    /// The same, to be of another id there.
+    /// The same, to be of another id there, for who has read the bytes before.
     pub(super) fn bring_as(
         &mut self,
         id: Uuid,
         new_id: Uuid,
         size: u64,
-        digest: impl Fn() -> String,
+        name: impl Fn() -> String,
+    ) -> Result<Outcome> {
+        self.bring_one(id, new_id, size, None, name)
+    }
+
+    fn bring_one(
+        &mut self,
+        id: Uuid,
+        new_id: Uuid,
+        size: u64,
+        digest: Option<&Digest>,
+        shown: impl Fn() -> String,
     ) -> Result<Outcome> {
         let (name, new_name) = (id.simple().to_string(), new_id.simple().to_string());
         let brought = match fs::symlink_metadata(self.from.join(&name)) {
-            Ok(found) if found.len() == size => self.bring_file(&name, &new_name, size),
+            Ok(found) if found.len() == size => self.bring_file(&name, &new_name, size, digest),
             Ok(found) => {
                 let reason = format!("its file has {} bytes instead of {size}", found.len());
-                return Ok(self.note(Outcome::Bad, digest(), reason));
+                return Ok(self.note(Outcome::Bad, shown(), reason));
             }
             Err(error) => Err(error),
         };
         match brought {
-            Ok(()) => Ok(Outcome::Brought),
+            Ok(Way::Unread | Way::Good) => Ok(Outcome::Brought),
+            Ok(Way::Other(found)) => {
+                Ok(self.note(Outcome::Quarantined, shown(), format!("its bytes have the digest {found}")))
+            }
             // Not there, or no more when it was to be linked. It is looked for where bad bytes are moved to, and only now: they
             // are never moved back.
             Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -143,11 +184,11 @@ impl Carrier {
                 Ok(if quarantined {
                     self.note(
                         Outcome::Quarantined,
-                        digest(),
+                        shown(),
                         "it is in quarantine: its bytes are bad".to_owned(),
                     )
                 } else {
-                    self.note(Outcome::Bad, digest(), "its file is missing".to_owned())
+                    self.note(Outcome::Bad, shown(), "its file is missing".to_owned())
                 })
             }
             Err(error) => Err(Error::io(format!("bringing content {id} to {}", self.to.display()))(error)),
@@ -166,22 +207,33 @@ impl Carrier {
     pub(super) fn bring_if_there(&mut self, id: Uuid) -> Result<()> {
         let name = id.simple().to_string();
         match fs::symlink_metadata(self.from.join(&name)) {
-            Ok(found) => self.bring_file(&name, &name, found.len()).or_else(|error| match error.kind() {
+            Ok(found) => match self.bring_file(&name, &name, found.len(), None) {
+                Ok(_) => Ok(()),
                 // Written to, or given up, meanwhile.
-                ErrorKind::UnexpectedEof | ErrorKind::NotFound => Ok(()),
-                _ => Err(Error::io(format!("bringing content {id} to {}", self.to.display()))(error)),
-            }),
+                Err(error) if [ErrorKind::UnexpectedEof, ErrorKind::NotFound].contains(&error.kind()) => {
+                    Ok(())
+                }
+                Err(error) => {
+                    Err(Error::io(format!("bringing content {id} to {}", self.to.display()))(error))
+                }
+            },
             Err(_) => Ok(()),
         }
     }
 
-    fn bring_file(&mut self, name: &str, new_name: &str, size: u64) -> io::Result<()> {
+    fn bring_file(
+        &mut self,
+        name: &str,
+        new_name: &str,
+        size: u64,
+        digest: Option<&Digest>,
+    ) -> io::Result<Way> {
         let (from, to) = (self.from.join(name), self.to.join(new_name));
         if self.link {
             match fs::hard_link(&from, &to) {
                 Ok(()) => {
                     self.carried.linked.count(size);
-                    return Ok(());
+                    return Ok(Way::Unread);
                 }
                 // This one has all the names that it can have; the next one may not.
                 Err(error) if error.kind() == ErrorKind::TooManyLinks => {}
@@ -195,7 +247,7 @@ impl Carrier {
                 match fs::hard_link(&before, &to) {
                     Ok(()) => {
                         self.carried.linked_since.count(size);
-                        return Ok(());
+                        return Ok(Way::Unread);
                     }
                     Err(error) if error.kind() == ErrorKind::TooManyLinks => {}
                     Err(error) if is_no_way(&error) => self.link_since = false,
@@ -210,21 +262,29 @@ impl Carrier {
                 Ok(()) => {
                     target.sync_all()?;
                     self.carried.cloned.count(size);
-                    return Ok(());
+                    return Ok(Way::Unread);
                 }
                 Err(_) => self.clone = false,
             }
         }
-        let copied = io::copy(&mut source, &mut target)?;
+        let (copied, found) = match digest {
+            Some(digest) => copy_hashing(&mut source, &mut target, digest.algorithm())?,
+            None => (io::copy(&mut source, &mut target)?, None),
+        };
         if copied != size {
             return Err(io::Error::new(
                 ErrorKind::UnexpectedEof,
                 format!("{copied} of {size} bytes were there"),
             ));
         }
+        if let Some(found) = found.filter(|found| Some(found) != digest) {
+            // Its record is to say that it is bad, and what is there is whole: the bytes stay where they came from.
+            fs::remove_file(&to)?;
+            return Ok(Way::Other(found));
+        }
         target.sync_all()?;
         self.carried.copied.count(size);
-        Ok(())
+        Ok(Way::Good)
     }
 
     /// Makes the names durable, and tells.
@@ -232,6 +292,28 @@ impl Carrier {
         let synced = File::open(&self.to).and_then(|folder| folder.sync_all());
         synced.map_err(Error::io(format!("syncing {}", self.to.display())))?;
         Ok(self.carried)
+    }
+}
+
+fn copy_hashing(
+    source: &mut File,
+    target: &mut File,
+    algorithm: Algorithm,
+) -> io::Result<(u64, Option<Digest>)> {
+    let mut hasher = Hasher::new(algorithm);
+    let mut piece = vec![0; 1 << 20];
+    let mut copied = 0;
+    loop {
+        let length = match source.read(&mut piece) {
+            Ok(0) => return Ok((copied, Some(hasher.finish()))),
+            Ok(length) => length,
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        let read = piece.get(..length).unwrap_or_default();
+        hasher.update(read);
+        target.write_all(read)?;
+        copied += length as u64;
     }
 }
 

@@ -58,8 +58,8 @@ pub struct RestoreReport {
 /// Makes a store of a snapshot in a folder that is new or empty. The snapshot is only read. The folder is a store when all of it
 /// is there and durable, and until then it is refused as one; another attempt begins anew.
 ///
-/// Files that the snapshot lacks, or that are not as long as their records say, are listed in the report; everything else is
-/// restored. Bytes are not compared with their digests.
+/// Files that the snapshot lacks, or that are not as long as their records say, or that are copied and found to have other bytes
+/// than their digest's, are listed in the report; everything else is restored. What is linked or cloned is not read.
 ///
 /// # Errors
 /// [`Error::NoStore`], [`Error::FormatVersion`] and [`Error::Damaged`] for a snapshot that is none or cannot be read,

@@ -169,15 +169,21 @@ pub(super) fn end_sessions(new: &Rewrite) -> Result<()> {
     new.put(Tree::Meta, schema::VERIFYING_KEY, None)
 }
 
-/// Brings every file that a record of the new index names. What was quarantined after the moment that the new index is of is
-/// quarantined there as well: its bytes were as bad then, and nobody is to find that out a second time.
+/// Brings every file that a record of the new index names. What was quarantined after the moment that the new index is of, or is
+/// found to be bad when it is copied, is quarantined there as well: its bytes were as bad then, and nobody is to find that out a
+/// second time.
 pub(super) fn bring_files(new: &Rewrite, carrier: &mut Carrier, watch: &mut Watch<'_>) -> Result<()> {
     let mut steps = Steps::begin(watch, "bringing files", None)?;
     let mut quarantined = Vec::new();
     let mut bring = |tree, key: &[u8], content: Content| {
         if let Placement::File(id) = content.placement {
             let kind = if tree == Tree::Layers { "blob" } else { "manifest" };
-            let outcome = carrier.bring(id, content.size, || format!("{kind} {}", schema::shown(key)))?;
+            let digest = match tree {
+                Tree::Layers => schema::digest_after(tree, key, &[])?,
+                _ => schema::digest_of_key(tree, key)?.1,
+            };
+            let shown = || format!("{kind} {}", schema::shown(key));
+            let outcome = carrier.bring(id, content.size, &digest, shown)?;
             if outcome == Outcome::Quarantined {
                 quarantined.push((tree, key.to_vec()));
             }
