@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
+use sledge::oci::{RepositoryName, Tag};
 use sledge::store::Pinned;
 use sledge::store::sled::{CollectOptions, Retention, Untagged};
 use wildmatch::WildMatch;
@@ -72,6 +73,31 @@ impl Standing {
     }
 }
 
+/// A pattern of tags, refused if no tag can match it: that would be a slip that protects nothing.
+pub(crate) fn tag_pattern(text: &str) -> Result<String, String> {
+    match can_match::<Tag>(text) {
+        true => Ok(text.to_owned()),
+        false => Err(format!(
+            "no tag can match {text:?}: a pattern is of the tag alone, in letters, digits, '_', '.', '-', * and ?"
+        )),
+    }
+}
+
+fn repository_pattern(text: &str) -> Result<String, String> {
+    match can_match::<RepositoryName>(text) {
+        true => Ok(text.to_owned()),
+        false => Err(format!(
+            "no repository can match {text:?}: a pattern is of its name, in lower-case letters, digits, '_', '.', '-', '/', * and ?"
+        )),
+    }
+}
+
+/// In a tag as in a name a letter may stand between any two characters, and at either end; or nothing, where that makes it too long.
+fn can_match<T: FromStr>(pattern: &str) -> bool {
+    let with = |some: &str| pattern.replace('?', "a").replace('*', some).parse::<T>().is_ok();
+    with("a") || with("")
+}
+
 /// The tags that patterns name, pinned.
 pub(crate) fn pinned(patterns: &[String]) -> Pinned {
     if patterns.is_empty() {
@@ -111,7 +137,7 @@ impl FromStr for KeepTags {
         let (repositories, conditions) = text
             .split_once(':')
             .ok_or("a rule is REPOSITORIES:CONDITIONS, for example *:last=10,younger=30days,tag=v*")?;
-        let mut rule = Self { repositories: repositories.to_owned(), ..Self::default() };
+        let mut rule = Self { repositories: repository_pattern(repositories)?, ..Self::default() };
         for condition in conditions.split(',') {
             match condition.split_once('=') {
                 Some(("last", count)) => {
@@ -123,7 +149,7 @@ impl FromStr for KeepTags {
                         humantime::parse_duration(age).map_err(|error| format!("younger={age}: {error}"))?;
                     rule.younger = Some(age);
                 }
-                Some(("tag", pattern)) if !pattern.is_empty() => rule.tags.push(pattern.to_owned()),
+                Some(("tag", pattern)) if !pattern.is_empty() => rule.tags.push(tag_pattern(pattern)?),
                 // A rule that keeps nothing would be a slip that deletes every tag.
                 _ => return Err(format!("{condition:?} is none of last=N, younger=TIME and tag=PATTERN")),
             }
@@ -177,6 +203,26 @@ mod tests {
             let error = text.parse::<KeepTags>().unwrap_err();
             assert!(!error.is_empty(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_pattern_that_nothing_can_match_is_refused() {
+        let longest = "x".repeat(Tag::MAX_LENGTH);
+        for text in ["*", "v*", "?", "*.?", "*-rc", "release-1.2_x", &longest, &format!("{longest}*")] {
+            assert_eq!(tag_pattern(text).as_deref(), Ok(text));
+        }
+        for text in ["", "c:i3", "c:*", "a/b", ".*", "-x", "v1 ", "[ab]", &format!("{longest}?")] {
+            let error = tag_pattern(text).unwrap_err();
+            assert!(error.starts_with(&format!("no tag can match {text:?}: ")), "{error}");
+        }
+        for text in ["*", "team/*", "*/?", "a*.b", "a.*", "team/x-*/*"] {
+            assert!(format!("{text}:last=1").parse::<KeepTags>().is_ok(), "{text}");
+        }
+        for text in ["", "Team/*", "/*", "a//*", "*/", "a._*", "a b*"] {
+            let error = format!("{text}:last=1").parse::<KeepTags>().unwrap_err();
+            assert!(error.starts_with(&format!("no repository can match {text:?}: ")), "{error}");
+        }
+        assert!("*:tag=a/b".parse::<KeepTags>().unwrap_err().starts_with("no tag can match"));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 use sledge::filter::{ImmutableTags, ReadOnly};
 use sledge::server::{Server, ServerOptions};
@@ -51,19 +52,19 @@ pub(crate) struct Serve {
     verify_rate: u64,
     /// Tags that are set once, and then neither moved nor deleted, by rules and in a cache no more than by clients: a pattern with
     /// * and ?. May be repeated
-    #[arg(long, value_name = "PATTERN")]
+    #[arg(long, value_name = "PATTERN", value_parser = policy::tag_pattern)]
     immutable_tags: Vec<String>,
     /// The most that the data folder takes on the disk, such as 20GiB; what would go beyond is refused
     #[arg(long, value_name = "SIZE", env = "SLEDGE_BUDGET", value_parser = |text: &str| parse_size::parse_size(text))]
     budget: Option<u64>,
     /// Where the budget has no room, let images go that nobody pushed or pulled for the longest time, instead of refusing
-    #[arg(long, requires = "budget", env = "SLEDGE_CACHE")]
+    #[arg(long, requires = "budget", env = "SLEDGE_CACHE", value_parser = BoolishValueParser::new())]
     cache: bool,
     /// In a cache, tags whose images stay: a pattern with * and ?. May be repeated
-    #[arg(long, value_name = "PATTERN", requires = "cache")]
+    #[arg(long, value_name = "PATTERN", requires = "cache", value_parser = policy::tag_pattern)]
     pin: Vec<String>,
     /// Answer reads alone: nothing can be pushed or deleted, and nothing is collected; the store must be there
-    #[arg(long, env = "SLEDGE_READ_ONLY")]
+    #[arg(long, env = "SLEDGE_READ_ONLY", value_parser = BoolishValueParser::new())]
     read_only: bool,
     /// How logs are written to stderr
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
