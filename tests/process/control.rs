@@ -1,10 +1,11 @@
 //! Commands for a store that a server has: they reach it through a socket in its folder.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -165,4 +166,52 @@ fn clients_that_say_nothing_keep_nobody_waiting() {
         assert!(answer.starts_with("{\"report\":"), "{answer}");
     }
     server.stop();
+}
+
+/// It was said to hold no store, and to be given another folder.
+#[test]
+fn a_folder_that_may_not_be_looked_into_is_not_said_to_hold_no_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    drop(Sled::open(&data).unwrap());
+    let binary = folder.path().join("sledge");
+    fs::copy(env!("CARGO_BIN_EXE_sledge"), &binary).unwrap();
+    fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+    // Without a look into it, and with one at its names alone.
+    for mode in [0o000, 0o444] {
+        fs::set_permissions(&data, Permissions::from_mode(mode)).unwrap();
+        for command in ["usage", "serve"] {
+            let mut run = Command::new(&binary);
+            if fs::metadata("/proc/self").unwrap().uid() == 0 {
+                run.uid(65534).gid(65534);
+            }
+            let listen: &[&str] = if command == "serve" { &["--listen", "127.0.0.1:0"] } else { &[] };
+            let refused = run.arg(command).args(listen).arg("--data").arg(&data).output().unwrap();
+            let told = words(&refused.stderr);
+            assert!(
+                !refused.status.success() && told.contains("ermission denied"),
+                "{mode:o}, {command}: {told}"
+            );
+            assert!(told.contains("hint: run it as the owner of the folder"), "{mode:o}, {command}: {told}");
+        }
+    }
+    fs::set_permissions(&data, Permissions::from_mode(0o700)).unwrap();
+}
+
+#[test]
+fn what_the_environment_says_is_taken_for_yes_or_no() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(Sled::open(folder.path()).unwrap());
+    for (value, status) in [("1", 405), ("true", 405), ("0", 202), ("false", 202)] {
+        let server = Server::start_in(folder.path(), &[], &[("SLEDGE_READ_ONLY", value)]);
+        assert_eq!(server.request("POST", "/v2/a/b/blobs/uploads/", b"").status, status, "{value}");
+        server.stop();
+    }
+    let refused = Command::new(env!("CARGO_BIN_EXE_sledge"))
+        .args(["serve", "--data"])
+        .arg(folder.path())
+        .env("SLEDGE_READ_ONLY", "perhaps")
+        .output()
+        .unwrap();
+    assert!(words(&refused.stderr).contains("perhaps"), "{}", words(&refused.stderr));
 }

@@ -19,10 +19,15 @@ impl Server {
     }
 
     pub(crate) fn start_with(folder: &Path, arguments: &[&str]) -> Self {
+        Self::start_in(folder, arguments, &[])
+    }
+
+    pub(crate) fn start_in(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let mut process = Command::new(env!("CARGO_BIN_EXE_sledge"))
             .args(["serve", "--listen", "127.0.0.1:0", "--log", "error", "--data"])
             .arg(folder)
             .args(arguments)
+            .envs(environment.iter().copied())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();

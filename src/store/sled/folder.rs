@@ -58,7 +58,7 @@ impl Folder {
     }
 
     fn take(path: &Path, create_store: bool) -> Result<Self> {
-        if !create_store && !path.join(FORMAT_FILE).exists() {
+        if !create_store && !has_format(path)? {
             check_filled(path)?;
             return Err(Error::NoStore(path.to_owned()));
         }
@@ -66,7 +66,7 @@ impl Folder {
         make_folder(path).map_err(Error::io(format!("making the folder {shown}")))?;
         let path = path.canonicalize().map_err(Error::io(format!("looking up the folder {shown}")))?;
         check_filled(&path)?;
-        if !path.join(FORMAT_FILE).exists() {
+        if !has_format(&path)? {
             check_empty(&path)?;
         }
         let lock = lock(&path)?;
@@ -301,6 +301,16 @@ pub(super) fn check_format(path: &Path) -> Result<()> {
         Some(found) => Err(Error::FormatVersion { path: path.to_owned(), found, supported: FORMAT }),
         None if path.join(CONTENT).exists() => Err(no_index(path)),
         None => Err(Error::NoStore(path.to_owned())),
+    }
+}
+
+/// Whether there is a format file. What may not be looked at is not absent.
+fn has_format(path: &Path) -> Result<bool> {
+    let file = path.join(FORMAT_FILE);
+    match file.try_exists() {
+        // A file where a folder should be has nothing in it.
+        Err(error) if error.kind() == ErrorKind::NotADirectory => Ok(false),
+        found => found.map_err(Error::io(format!("looking for {}", file.display()))),
     }
 }
 
