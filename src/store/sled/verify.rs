@@ -39,7 +39,7 @@ use crate::error::{Error, Result};
 const PAGE: usize = 256;
 
 /// Of how many entries the content is read in the order in which it is stored, and how many bytes of content these may have.
-const BATCH: usize = 16 * PAGE;
+const BATCH: usize = 64 * PAGE;
 const BATCH_BYTES: u64 = 16 << 20;
 
 /// What one verification does.

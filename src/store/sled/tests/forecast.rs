@@ -6,9 +6,9 @@ use std::time::Duration;
 use super::collect::{image, pass, pointer};
 use super::{folder, noise};
 use crate::error::Result;
-use crate::oci::{Digest, Manifest, MediaType, RepositoryName, Tag};
+use crate::oci::{Algorithm, Digest, Manifest, MediaType, RepositoryName, Tag};
 use crate::store::sled::{CollectOptions, Collected, Options, Retention, Sled, Untagged};
-use crate::store::{Pull, Push, PutManifest};
+use crate::store::{Pull, Push, PutManifest, References};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -16,9 +16,13 @@ fn name(text: &str) -> RepositoryName {
     text.parse().unwrap()
 }
 
+fn bytes(seed: u64) -> Vec<u8> {
+    noise(20_000 + usize::try_from(seed).unwrap(), seed)
+}
+
 fn push(store: &Sled, repository: &str, seed: u64) -> Digest {
-    let bytes = noise(20_000 + usize::try_from(seed).unwrap(), seed);
-    let digest = crate::oci::Algorithm::Sha256.digest(&bytes);
+    let bytes = bytes(seed);
+    let digest = Algorithm::Sha256.digest(&bytes);
     let mut upload = store.start_upload(&name(repository), &Default::default()).unwrap();
     std::io::Write::write_all(&mut upload, &bytes).unwrap();
     upload.commit(&digest).unwrap();
@@ -105,5 +109,30 @@ fn a_dry_run_names_what_would_go_up_to_a_hundred() -> Result<()> {
     assert_eq!((dry.tags, dry.manifests, dry.names.len()), (130, 1, 101));
     assert!(dry.names.contains(&"a:t0".to_owned()) && dry.names.contains(&format!("a@{digest}")));
     assert!(store.manifest(&name("a"), &digest.into()).is_ok(), "it removes nothing");
+    Ok(())
+}
+
+/// It takes many windows until its references are gone, of which that of the layer is the last.
+#[test]
+fn what_a_large_manifest_kept_goes_in_the_same_run() -> Result<()> {
+    let folder = folder();
+    let store = Options::new().reserve(1 << 20).open(folder.path())?;
+    let first = |digest: &Digest| digest.as_bytes()[0];
+    let seed = (1..).find(|seed| first(&Algorithm::Sha256.digest(&bytes(*seed))) < 8).unwrap();
+    let layer = push(&store, "a", seed);
+    let absent = (0..4000_u32).map(|n| Algorithm::Sha256.digest(&n.to_be_bytes()));
+    let mut layers: Vec<_> =
+        absent.filter(|digest| first(digest) >= 8).map(|digest| pointer(&digest)).collect();
+    layers.push(pointer(&layer));
+    let document = serde_json::json!({ "schemaVersion": 2, "config": pointer(&layer), "layers": layers });
+    let manifest = Manifest::new(MediaType::OCI_MANIFEST.parse().unwrap(), document.to_string().into_bytes());
+    let put = PutManifest::new().references(References::MayBeAbsent);
+    store.put_manifest(&name("a"), &manifest, &put)?;
+
+    let options = CollectOptions::new().grace(Duration::ZERO).untagged(Untagged::DeleteAfter(Duration::ZERO));
+    let dry = collect(&store, &options.clone().dry_run(true));
+    let real = collect(&store, &options);
+    assert_eq!((real.manifests, real.links, real.blobs), (1, 1, 1));
+    assert_eq!((dry.manifests, dry.links, dry.bytes), (real.manifests, real.links, real.bytes));
     Ok(())
 }
