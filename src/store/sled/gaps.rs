@@ -10,8 +10,8 @@
 //! leaves a gap there. One kind of gap is no damage all the same: a segment that is free is written over in pieces. Of that one no
 //! page is in use.
 //!
-//! What is missing at the end of a log has no mark behind it. So an index that is closed has the number of its last mark in a
-//! file of its own, until the next opening.
+//! What is missing at the end of a log has no mark behind it, and a segment that is missing as a whole leaves no gap. So an index
+//! that is closed has the number of its last mark, and those of its segments, in a file of its own until the next opening.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -19,6 +19,7 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write as _};
 use std::path::Path;
 
+use super::folder::sync_folder;
 use super::index::SEGMENT_SIZE;
 use super::log::{self, Body, Header, LONGEST_HEADER, Message, SEGMENT_HEADER, Segment};
 use super::schema::{SYNCED_KEY, number_of_synced};
@@ -26,21 +27,46 @@ use super::schema::{SYNCED_KEY, number_of_synced};
 /// A mark's message is not longer, where it stands alone or its page has nothing else.
 const LONGEST_MARK: usize = 256;
 
-/// The file beside the log in which the number of the last mark is, of an index that was closed and has not been opened since.
+/// The file beside the log of an index that was closed and has not been opened since: the number of the last mark, then those of
+/// the segments by their places, a line each.
 const SEALED: &str = "sealed";
 
 /// Notes that the index in `folder` is closed, all of it durable up to this mark. The folder is the caller's to sync.
-pub(super) fn note_sealed(folder: &Path, number: u64) -> io::Result<()> {
+pub(super) fn note_sealed(folder: &Path, mark: u64) -> io::Result<()> {
+    let mut lines = format!("{mark}\n");
+    for number in numbers(&File::open(folder.join("db"))?)? {
+        lines.push_str(&format!("{number}\n"));
+    }
     let mut file = File::create(folder.join(SEALED))?;
-    file.write_all(number.to_string().as_bytes())?;
+    file.write_all(lines.as_bytes())?;
     file.sync_all()
 }
 
-/// To be called before sled opens the log: from its next snapshot on, the last mark is looked for no more.
+/// What the segments' headers say, by their places; 0 where they say nothing.
+fn numbers(file: &File) -> io::Result<Vec<u64>> {
+    let places = (0..file.metadata()?.len()).step_by(SEGMENT_SIZE);
+    let number = |header| if let Header::Number(number) = header { number } else { 0 };
+    places.map(|start| log::header(file, start).map(number)).collect()
+}
+
+/// Looks whether the log lacks something of what was sealed. A segment's number only grows: one with a lower number was wiped, or
+/// an older copy took its place.
+fn find_unsealed(folder: &Path, file: &File, highest_mark: u64) -> io::Result<Option<Gap>> {
+    let Ok(sealed) = fs::read_to_string(folder.join(SEALED)) else { return Ok(None) };
+    let mut sealed = sealed.lines().map_while(|line| line.parse::<u64>().ok());
+    let Some(mark) = sealed.next() else { return Ok(None) };
+    // Of free segments at its end sled gives the room back whenever it comes to it.
+    let older = sealed.zip(numbers(file)?).position(|(sealed, found)| found < sealed);
+    let older = older.map(|place| Gap::Segment(place as u64 * SEGMENT_SIZE as u64));
+    Ok(older.or_else(|| (highest_mark < mark).then_some(Gap::End)))
+}
+
+/// To be called before sled opens the log: from its next snapshot on, the last mark is looked for no more, and it wipes segments that
+/// a power cut has torn. So it is gone for good when this returns.
 pub(super) fn forget_sealed(folder: &Path) -> io::Result<()> {
     match fs::remove_file(folder.join(SEALED)) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        removed => removed.and_then(|()| sync_folder(folder)),
     }
 }
 
@@ -53,6 +79,8 @@ pub(super) enum Gap {
     End,
     /// It is about a page that there cannot be, from this byte of the file `db` on.
     Page(u64),
+    /// The segment from this byte of the file `db` on is not the one that was there.
+    Segment(u64),
 }
 
 impl fmt::Display for Gap {
@@ -62,6 +90,10 @@ impl fmt::Display for Gap {
             Self::Page(offset) => {
                 write!(f, "byte {offset} of its file \"db\" went bad: it begins a page that there cannot be")
             }
+            Self::Segment(offset) => write!(
+                f,
+                "what its file \"db\" has from byte {offset} on is older than it was when the store was closed, or was wiped"
+            ),
             Self::End => {
                 write!(f, "its file \"db\" lacks the end of what was written before the store was closed")
             }
@@ -104,8 +136,7 @@ pub(super) fn find(folder: &Path) -> io::Result<Option<Gap>> {
     if let Some(offset) = first_in_use(&file, &segments, &gaps)? {
         return Ok(Some(Gap::At(offset)));
     }
-    let sealed = fs::read_to_string(folder.join(SEALED)).ok().and_then(|number| number.parse::<u64>().ok());
-    Ok(sealed.filter(|sealed| marks.highest < *sealed).map(|_| Gap::End))
+    find_unsealed(folder, &file, marks.highest)
 }
 
 struct Place {
@@ -287,5 +318,51 @@ mod tests {
         fs::remove_file(folder.path().join("index/db")).unwrap();
         assert_eq!(tags(&folder), None);
         assert!(!folder.path().join("index/db").exists());
+    }
+
+    /// A copy tool that skipped holes, a disk that lost what it had been given in one piece: no gap is left.
+    #[test]
+    fn a_segment_that_was_wiped_or_is_older_is_told_after_a_clean_stop() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("index");
+        let mut index = Index::create(&path, 1 << 20).unwrap();
+        let mut logs = Vec::new();
+        for life in 0..2_u8 {
+            for number in 0..3000_u32 {
+                let key = [&number.to_be_bytes(), [life].as_slice()].concat();
+                index.put(Tree::Chunks, &key, Some(&[life; 4000])).unwrap();
+                index.put(Tree::Chunks, &key, Some(&[7; 100])).unwrap();
+            }
+            index.seal().unwrap();
+            drop(index);
+            assert_eq!(find(&path).unwrap(), None);
+            logs.push(fs::read(path.join("db")).unwrap());
+            index = Index::open(&path, 1 << 20).unwrap();
+        }
+        drop(index);
+        let [old, new] = logs.try_into().unwrap();
+        let sealed = |log: &[u8]| {
+            fs::write(path.join("db"), log).unwrap();
+            note_sealed(&path, 1).unwrap();
+        };
+        let (mut wiped, mut older) = (0, 0);
+        for start in (0..new.len()).step_by(SEGMENT_SIZE) {
+            let end = new.len().min(start + SEGMENT_SIZE);
+            let mut log = new.clone();
+            log[start..end].fill(0);
+            sealed(&new);
+            fs::write(path.join("db"), &log).unwrap();
+            assert!(find(&path).unwrap().is_some(), "wiped from {start} on");
+            wiped += 1;
+            let Some(before) = old.get(start..end) else { continue };
+            if before[..SEGMENT_HEADER] == new[start..start + SEGMENT_HEADER] {
+                continue;
+            }
+            log[start..end].copy_from_slice(before);
+            fs::write(path.join("db"), &log).unwrap();
+            assert!(find(&path).unwrap().is_some(), "older from {start} on");
+            older += 1;
+        }
+        assert!(wiped > 3 && older > 0, "{wiped} wiped, {older} older");
     }
 }
