@@ -3,6 +3,7 @@
 mod collect;
 mod evict;
 mod forecast;
+mod forged;
 mod leftovers;
 mod verify;
 
