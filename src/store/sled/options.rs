@@ -63,7 +63,7 @@ impl Options {
     /// Default: 16 MiB.
     ///
     /// The index of 10,000 tagged manifests fits that, and that of 300,000 fits 512 MiB: some 1.7 KiB for each. What reads a few
-    /// records, as pulls and pushes do, costs a little more where the index does not fit, and what walks all of it up to three times
+    /// records, as pulls and pushes do, costs a little more where the index does not fit, and what walks all of it up to five times
     /// as much for each.
     pub const fn cache_capacity(mut self, bytes: u64) -> Self {
         self.cache_capacity = bytes;
