@@ -55,10 +55,21 @@ pub(super) fn note_use(shared: &Shared, repository: &RepositoryName, digest: &Di
 /// [`Error::OverBudget`] where that is not so, though in a cache all has gone that may.
 pub(super) fn make_room(shared: &Shared, more: u64) -> Result<()> {
     let core = &shared.core;
-    let WhenFull::Evict { pinned } = &core.options.when_full else { return core.room.check(more) };
-    let wanted = more.saturating_add(SLACK);
+    let (pinned, wanted) = match &core.options.when_full {
+        WhenFull::Refuse => (None, more),
+        WhenFull::Evict { pinned } => (Some(pinned), more.saturating_add(SLACK)),
+    };
     if core.room.check(wanted).is_ok() {
         return Ok(());
+    }
+    if core.room.index_beyond_share().is_some() {
+        // Before additions, the writer rewrites an index that holds little. What else becomes of this one is decided below.
+        let _ = shared.writer.run(Terms { adds: true, ..Terms::default() }, |_| Ok(()));
+    }
+    let Some(pinned) = pinned else { return core.room.check(more) };
+    if core.room.index_fills_budget() {
+        // However many images went, the index would take the room of all of them.
+        return core.room.check(more);
     }
     // What would not fit though all images went is refused before one does.
     core.room.check_alone(more)?;

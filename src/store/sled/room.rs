@@ -23,6 +23,9 @@ use crate::error::{Error, Result};
 /// grows by segments of 4 MiB and does not shrink.
 pub(super) const KEPT_FOR_INDEX: u64 = 16 << 20;
 
+/// The part of a budget that the index's files take before small content goes to files of its own: one of so many.
+const INDEX_SHARE: u64 = 4;
+
 /// The least budget that makes sense: what an empty store takes, and what is kept for its index.
 pub(super) const LEAST_BUDGET: u64 = 64 << 20;
 
@@ -35,6 +38,8 @@ pub(super) struct Room {
     promised: AtomicU64,
     /// Bytes of the index's files and all else, when they were last looked at.
     rest: AtomicU64,
+    /// Of these, the index's.
+    index: AtomicU64,
 }
 
 impl Room {
@@ -62,6 +67,7 @@ impl Room {
             files: AtomicU64::new(files),
             promised: AtomicU64::new(0),
             rest: AtomicU64::new(0),
+            index: AtomicU64::new(0),
         };
         room.look_at_rest(folder);
         Ok(room)
@@ -71,7 +77,26 @@ impl Room {
     pub(super) fn look_at_rest(&self, folder: &Folder) {
         if self.budget.is_some() {
             self.rest.store(rest(folder), Ordering::Relaxed);
+            self.index.store(taken(&folder.index()), Ordering::Relaxed);
         }
+    }
+
+    /// What the index's files took when they were last looked at, in bytes, where that is more than their share. Then what could be
+    /// inline goes to files: those give their room back when they go, and sled's file does not.
+    pub(super) fn index_beyond_share(&self) -> Option<u64> {
+        let index = self.index.load(Ordering::Relaxed);
+        self.budget.filter(|budget| index > budget / INDEX_SHARE).map(|_| index)
+    }
+
+    /// Whether the index's files take more than half of the budget, which no content in files is the reason of.
+    pub(super) fn index_fills_budget(&self) -> bool {
+        let index = self.index.load(Ordering::Relaxed);
+        self.budget.is_some_and(|budget| index > budget / 2)
+    }
+
+    /// How many bytes are left of the budget, those among them that are kept for the index; where there is none, no end of them.
+    pub(super) fn left(&self) -> u64 {
+        self.budget.map_or(u64::MAX, |budget| budget.saturating_sub(self.used()))
     }
 
     /// What files in `content/` take, in bytes.

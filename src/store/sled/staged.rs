@@ -221,7 +221,12 @@ impl State {
     }
 
     /// Moves what is held in memory to where it can grow and survive.
-    fn spill(&mut self, shared: &Shared, session: &Session, promise: Option<&mut Promise>) -> Result<()> {
+    pub(super) fn spill(
+        &mut self,
+        shared: &Shared,
+        session: &Session,
+        promise: Option<&mut Promise>,
+    ) -> Result<()> {
         let Bytes::Held(held) = &self.bytes else { return Ok(()) };
         check_disk(&shared.core, held.len() as u64)?;
         let mut held = held.clone();

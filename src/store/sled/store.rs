@@ -12,14 +12,14 @@ use super::clock::Clock;
 use super::content;
 use super::discover;
 use super::evict;
-use super::folder::Folder;
+use super::folder::{self, Folder};
 use super::index::{Index, Location};
 use super::keep;
 use super::layers;
 use super::leftovers;
 use super::manifests;
 use super::opened::{Opened, Seen};
-use super::options::Options;
+use super::options::{Inline, Options};
 use super::quarantine::{self, Owned};
 use super::room::Room;
 use super::schema::{self, Kept, Uptime, damaged};
@@ -88,6 +88,25 @@ impl Core {
         }
     }
 
+    /// Whether new content of so many bytes is to be inline.
+    pub(super) fn takes_inline(&self, size: usize) -> bool {
+        match self.options.inline {
+            Inline::Everything => true,
+            inline => inline.admits(size) && (size == 0 || self.room.index_beyond_share().is_none()),
+        }
+    }
+
+    /// Puts the new index that was made beside the old one in its place. Nothing is being written, and all is durable. After an
+    /// error the index is closed, and [`Core::reopen`] finds out which of the two it is.
+    pub(super) fn replace_index(&self) -> Result<()> {
+        let mut place = self.index.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        drop(place.take());
+        folder::replace_index(self.folder.path())
+            .map_err(Error::io("putting a smaller index in the place of the old one"))?;
+        *place = Some(self.location.open()?);
+        Ok(())
+    }
+
     /// D8: closes the index, makes the system forget its pages, opens it again, and has it recovered before anybody reads it.
     pub(super) fn reopen(&self, recover: impl FnOnce(&Index) -> Result<()>) -> Result<()> {
         let mut place = self.index.write().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -96,6 +115,7 @@ impl Core {
         }
         self.reopened.fetch_add(1, Ordering::AcqRel);
         self.folder.make_room();
+        self.folder.settle_index()?;
         let index = self.location.open()?;
         recover(&index)?;
         *place = Some(index);

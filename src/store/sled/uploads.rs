@@ -186,7 +186,11 @@ impl Writing {
         }
 
         if state.is_held() {
-            evict::make_room(&self.shared, state.status().offset)?;
+            let size = state.status().offset;
+            evict::make_room(&self.shared, size)?;
+            if !self.shared.core.takes_inline(usize::try_from(size).unwrap_or(usize::MAX)) {
+                state.spill(&self.shared, &self.session, self.promise.as_mut())?;
+            }
         }
         quarantine::notice_blob(&self.shared, digest)?;
         let finished = state.finished(&self.shared, &self.session, digest);

@@ -7,6 +7,8 @@ use super::collect::{has, has_manifest, image, index_of, put};
 use super::{folder, noise, push, repository};
 use crate::error::{Error, Result};
 use crate::oci::{Digest, Manifest, Reference};
+use crate::store::sled::index::Changes;
+use crate::store::sled::schema::{self, Tree};
 use crate::store::sled::writer::Terms;
 use crate::store::sled::{Options, Sled, WhenFull};
 use crate::store::{Discover, Pinned, Pull, Push, UploadOptions};
@@ -149,6 +151,31 @@ fn nothing_goes_for_what_would_not_fit_though_all_went() {
         let refused = store.start_upload(&repository(), &UploadOptions::new().size(size)).err().unwrap();
         assert!(matches!(refused, Error::OverBudget { .. } | Error::DiskFull { .. }), "{refused}");
     }
+    assert!(images.iter().all(|(manifest, layer)| has_manifest(&store, manifest) && has(&store, layer)));
+}
+
+/// Fills the index with what no image brought.
+fn fill_index(store: &Sled, chunks: std::ops::Range<u32>) {
+    for batch in chunks.collect::<Vec<_>>().chunks(12) {
+        let mut changes = Changes::new();
+        for &number in batch {
+            let key = schema::chunk_key(uuid::Uuid::from_u128(1), number);
+            changes.set_value(Tree::Chunks, key, noise(schema::MAX_VALUE, number.into()));
+        }
+        store.0.writer.run(Terms::default(), move |desk| desk.apply(&changes)).unwrap();
+    }
+}
+
+/// An index that small blobs had filled took the room of all images, one after another, and when they were gone nothing had any.
+#[test]
+fn no_image_goes_where_the_index_takes_the_room() {
+    let folder = folder();
+    let store = cache(&folder, Pinned::none());
+    let images = fill(&store, 0..3);
+    fill_index(&store, 0..8_000);
+    store.0.core.room.look_at_rest(&store.0.core.folder);
+    let refused = push(&store, &noise(LAYER, 400)).map(drop).unwrap_err();
+    assert!(refused.to_string().contains("budget"), "{refused}");
     assert!(images.iter().all(|(manifest, layer)| has_manifest(&store, manifest) && has(&store, layer)));
 }
 
