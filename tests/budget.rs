@@ -10,7 +10,7 @@ use std::time::Duration;
 use sledge::oci::{Algorithm, Digest, Manifest, MediaType, Reference, RepositoryName};
 use sledge::store::sled::{CollectOptions, Inline, Options, Sled, Untagged};
 use sledge::store::{
-    Discover, Manage, MountSource, Pinned, Pull, Push, PutManifest, References, UploadOptions,
+    Discover, Manage, MountSource, Pinned, Pull, Push, PutManifest, References, Upload, UploadOptions,
 };
 use sledge::{Error, Result};
 
@@ -123,25 +123,64 @@ fn a_declared_size_is_admitted_or_refused_before_the_first_byte() -> Result<()> 
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path());
     assert!(over_budget(&store.start_upload(&repository(), &UploadOptions::new().size(BUDGET))));
-    // Two that fit alone and not together: the second is refused though not a byte has come yet.
+    // Of two that fit alone and not together the second is refused before its first byte, when half of the first has come.
     let half = UploadOptions::new().size(50 << 20);
-    let first = store.start_upload(&repository(), &half)?;
-    assert!(over_budget(&store.start_upload(&repository(), &half)));
-    let id = first.id();
-    drop(first);
-    let second = store.start_upload(&repository(), &half)?;
-    let resumed = store.resume_upload(&repository(), id, &UploadOptions::new().coming(50 << 20));
-    assert!(over_budget(&resumed));
-    second.cancel()?;
-    // Refused, it was put away again.
-    let mut resumed = store.resume_upload(&repository(), id, &UploadOptions::new().coming(50 << 20))?;
-    // What was promised is there to the last byte, whatever others bring meanwhile.
-    while push(&store, &noise(1 << 20, store.usage()?.blobs), &UploadOptions::new()).is_ok() {}
     let content = noise(50 << 20, 7);
-    for part in content.chunks(1 << 20) {
-        resumed.write_all(part).unwrap();
+    let (begin, end) = content.split_at(25 << 20);
+    let mut first = store.start_upload(&repository(), &half)?;
+    write(first.as_mut(), begin)?;
+    assert!(over_budget(&store.start_upload(&repository(), &half)));
+    // What has come half is kept its room to the last byte, whatever others bring meanwhile.
+    while push(&store, &noise(1 << 20, store.usage()?.blobs), &UploadOptions::new()).is_ok() {}
+    write(first.as_mut(), end)?;
+    first.commit(&Algorithm::Sha256.digest(&content))?;
+    assert!(taken(folder.path()) <= BUDGET);
+    Ok(())
+}
+
+fn write(upload: &mut dyn Upload, content: &[u8]) -> Result<()> {
+    let written = content.chunks(1 << 20).try_for_each(|part| upload.write_all(part));
+    written.map_err(|error| error.downcast::<Error>().unwrap())
+}
+
+/// A header alone, of nearly the whole budget, kept everybody else from pushing for as long as a client may be silent.
+#[test]
+fn who_says_much_and_brings_nothing_keeps_no_room_from_others() -> Result<()> {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let free = store.usage()?.free.unwrap();
+    let silent: Vec<_> = (0..4)
+        .map(|_| store.start_upload(&repository(), &UploadOptions::new().size(free - (8 << 20))))
+        .collect::<Result<_>>()?;
+    push(&store, &noise(40 << 20, 1), &UploadOptions::new().size(40 << 20))?;
+    drop(silent);
+    Ok(())
+}
+
+#[test]
+fn of_two_that_do_not_both_fit_one_comes_to_its_end() -> Result<()> {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let content = noise(55 << 20, 7);
+    let options = UploadOptions::new().size(55 << 20);
+    let mut uploads =
+        vec![store.start_upload(&repository(), &options)?, store.start_upload(&repository(), &options)?];
+    for (came, part) in (1_u64..).zip(content.chunks(1 << 20)) {
+        for mut upload in std::mem::take(&mut uploads) {
+            match write(upload.as_mut(), part) {
+                Ok(()) => uploads.push(upload),
+                refused => {
+                    assert!(over_budget(&refused));
+                    // Neither was let bring more than that in vain.
+                    assert!(came < 30, "{came} MiB");
+                    upload.cancel()?;
+                    settled(&store, came << 20);
+                }
+            }
+        }
     }
-    resumed.commit(&Algorithm::Sha256.digest(&content))?;
+    assert_eq!(uploads.len(), 1);
+    uploads.remove(0).commit(&Algorithm::Sha256.digest(&content))?;
     assert!(taken(folder.path()) <= BUDGET);
     Ok(())
 }
@@ -182,6 +221,60 @@ fn sessions_and_what_was_refused_are_counted_and_given_back() -> Result<()> {
     settled(&store, empty);
     assert_eq!(taken(&folder.path().join("content")), 0);
     Ok(())
+}
+
+/// A file that damage had shortened left what it was counted with in the count for ever.
+#[test]
+fn what_is_damaged_gives_back_what_it_was_counted_with() -> Result<()> {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let files = || fs::read_dir(folder.path().join("content")).unwrap().map(|entry| entry.unwrap().path());
+    for damage in [
+        |path: &Path| fs::remove_file(path),
+        |path: &Path| fs::write(path, b"short"),
+        |path: &Path| fs::write(path, noise(5 << 20, 1)),
+    ] {
+        let blob = push(&store, &noise(3 << 20, 1), &UploadOptions::new())?;
+        files().try_for_each(|path| damage(&path)).unwrap();
+        store.delete_blob(&repository(), &blob)?;
+        settled(&store, 0);
+    }
+    // What it was counted with, and no more: there is another file.
+    let other = push(&store, &noise(1 << 20, 2), &UploadOptions::new())?;
+    let before: Vec<_> = files().collect();
+    let blob = push(&store, &noise(3 << 20, 1), &UploadOptions::new())?;
+    files()
+        .filter(|path| !before.contains(path))
+        .try_for_each(|path| fs::write(path, noise(5 << 20, 3)))
+        .unwrap();
+    store.delete_blob(&repository(), &blob)?;
+    settled(&store, 1 << 20);
+    assert_eq!(store.usage()?.in_files, 1 << 20);
+    store.blob(&repository(), &other)?;
+    Ok(())
+}
+
+#[test]
+fn what_waits_is_told_to_who_is_refused_and_who_asks() -> Result<()> {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let mut session = store.start_upload(&repository(), &UploadOptions::new())?;
+    write(session.as_mut(), &noise(8 << 20, 1))?;
+    session.suspend()?;
+    push(&store, &noise(4 << 20, 2), &UploadOptions::new())?;
+    let usage = store.usage()?;
+    assert_eq!((usage.in_uploads, usage.held_back, usage.held_back_more), (8 << 20, 4 << 20, false));
+    let free = usage.free.unwrap();
+    let refused = store.start_upload(&repository(), &UploadOptions::new().size(free + 1)).err().unwrap();
+    let told = refused.to_string();
+    for words in [
+        "8388608 bytes are in upload sessions",
+        "4194304 bytes are blobs that no manifest uses",
+        "--grace 0s",
+    ] {
+        assert!(told.contains(words), "{told}");
+    }
+    store.start_upload(&repository(), &UploadOptions::new().size(free))?.cancel()
 }
 
 #[test]

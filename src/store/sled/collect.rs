@@ -415,7 +415,7 @@ impl Candidate {
         Ok(found)
     }
 
-    fn would_go(&self, index: &Index) -> Result<Collected> {
+    pub(super) fn would_go(&self, index: &Index) -> Result<Collected> {
         let mut found = Collected::default();
         match (self.judge(index)?, self.kind) {
             (Judged::Outdated, _) => {}

@@ -44,6 +44,7 @@ mod store;
 mod uploads;
 mod usage;
 mod verify;
+mod waiting;
 mod waker;
 mod writer;
 
@@ -53,6 +54,7 @@ mod tests;
 pub use carry::{BadContent, Carried, Files};
 pub use collect::{CollectOptions, Collected, Untagged};
 pub use compact::{CompactReport, compact};
+pub use evict::Evicted;
 pub use options::{Durability, Inline, Options, WhenFull};
 pub use progress::{Progress, Watch};
 pub use rescue::{Incomplete, RESCUED, RescueReport, rescue};

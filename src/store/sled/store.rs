@@ -25,7 +25,7 @@ use super::room::Room;
 use super::schema::{self, Kept, Uptime, damaged};
 use super::sessions::Sessions;
 use super::writer::{Terms, Writer};
-use super::{staged, uploads};
+use super::{staged, uploads, waiting};
 use crate::error::{Error, Result};
 use crate::oci::{Descriptor, Digest, Manifest, MediaType, Reference, RepositoryName, Tag};
 use crate::store::{
@@ -43,8 +43,8 @@ pub struct Sled(pub(super) Arc<Shared>);
 pub(super) struct Shared {
     pub(super) writer: Writer,
     pub(super) sessions: Sessions,
-    /// Held by who makes room in a cache.
-    pub(super) evicting: Mutex<()>,
+    /// Held by who makes room in a cache: how far it has looked at the upload sessions.
+    pub(super) evicting: Mutex<Option<Vec<u8>>>,
     pub(super) core: Arc<Core>,
 }
 
@@ -288,7 +288,7 @@ impl Push for Sled {
     ) -> Result<()> {
         let core = &self.0.core;
         let put = manifests::Put::prepare(core, repository, manifest, options)?;
-        evict::make_room(&self.0, manifest.bytes().len() as u64)?;
+        waiting::telling(core, evict::make_room(&self.0, manifest.bytes().len() as u64))?;
         quarantine::notice_manifest(&self.0, repository, manifest)?;
         let Some(id) = put.file() else {
             return self.0.writer.run(ADD, |desk| put.publish(desk)).map(|_| ());
@@ -306,7 +306,7 @@ impl Push for Sled {
             // Should this fail too, the next opening does it.
             let _ = self.0.writer.run(Terms::default(), |desk| leftovers::give_up(desk, leftover));
         }
-        published.map(|_| ())
+        waiting::telling(core, published.map(|_| ()))
     }
 
     fn tag(
@@ -317,7 +317,9 @@ impl Push for Sled {
         condition: &Condition,
     ) -> Result<()> {
         let (repository, digest, tag, condition) = (repository.clone(), *digest, tag.clone(), *condition);
-        self.0.writer.run(ADD, move |desk| manifests::tag(desk, &repository, &digest, &tag, &condition))
+        let tagged =
+            self.0.writer.run(ADD, move |desk| manifests::tag(desk, &repository, &digest, &tag, &condition));
+        waiting::telling(&self.0.core, tagged)
     }
 
     fn start_upload(&self, repository: &RepositoryName, options: &UploadOptions) -> Result<Box<dyn Upload>> {
@@ -351,7 +353,8 @@ impl Push for Sled {
         let unknown = Error::BlobUnknown { repository: repository.clone(), digest: *digest };
         let source = source.ok_or(unknown)?;
         let (repository, digest) = (repository.clone(), *digest);
-        self.0.writer.run(ADD, move |desk| layers::mount(desk, &repository, &digest, &source))
+        let mounted = self.0.writer.run(ADD, move |desk| layers::mount(desk, &repository, &digest, &source));
+        waiting::telling(&self.0.core, mounted)
     }
 }
 

@@ -375,19 +375,15 @@ impl Thread {
         } else if self.state.gave_up && matches!(available, Ok(available) if available >= reserve) {
             self.state.gave_up = !self.core.folder.keep_room();
         }
-        let within_budget = self.core.room.check(0);
+        let within_budget = self.core.room.check(0).is_ok();
         for job in group {
             let needed = needed(job.as_ref());
             match &available {
                 Ok(available) if *available < needed => {
                     job.refuse(Error::DiskFull { needed, available: *available });
                 }
-                Ok(_) => match &within_budget {
-                    Err(Error::OverBudget { needed, used, budget }) if job.terms().adds => {
-                        job.refuse(Error::OverBudget { needed: *needed, used: *used, budget: *budget });
-                    }
-                    _ => {}
-                },
+                Ok(_) if !within_budget && job.terms().adds => job.refuse(self.core.room.refusal(0)),
+                Ok(_) => {}
                 Err(error) => job.refuse(Error::Unavailable(error.to_string())),
             }
         }
@@ -406,10 +402,7 @@ impl Thread {
         core.room.look_at_rest(&core.folder);
         let Some(before) = core.room.index_beyond_share() else { return Ok(()) };
         // Whoever copies the store reads the index as it is, and a journal ends with the index it tells of.
-        if true
-            || state.removed < state.rewritten_after
-            || state.copying.journal.is_some()
-            || state.copying.holds > 0
+        if state.removed < state.rewritten_after || state.copying.journal.is_some() || state.copying.holds > 0
         {
             return Ok(());
         }
