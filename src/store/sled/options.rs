@@ -90,7 +90,9 @@ impl Options {
 
     /// The most bytes that the folder takes on the disk, all of it counted: content, open upload sessions, the index. What would
     /// go beyond is refused with [`Error::OverBudget`]. The last 16 MiB are kept for the index, whose file grows by 4 MiB at a
-    /// time and does not shrink ([`compact`](super::compact) makes it small again): so much is left unused by what is pushed.
+    /// time: so much is left unused by what is pushed. Where the index takes more than a quarter of the budget, content goes to
+    /// files that would be inline, unless all of it is; and it is written anew before additions, where it holds little
+    /// ([`compact`](super::compact) does it where it holds more).
     /// At least 64 MiB. Default: what the filesystem has.
     pub const fn budget(mut self, bytes: u64) -> Self {
         self.budget = Some(bytes);
