@@ -200,8 +200,8 @@ pub enum WhenFull {
     Refuse,
     /// Images go that were neither pushed nor pulled for the longest time, until there is room: for caches that can fetch
     /// again. An image goes whole, with what only it uses; layers that another one uses stay. Before any image does, upload
-    /// sessions go that nobody has gone on with for 5 minutes, and blobs that no image has come to use in the grace time, or
-    /// in an hour where that is longer.
+    /// sessions go that nobody has gone on with for 5 minutes, and blobs that no image has come to use in the grace time or
+    /// in an hour, whichever is shorter.
     Evict {
         /// Images that one of these tags points at stay.
         pinned: Pinned,
