@@ -80,7 +80,8 @@ fn a_folder_with_something_else_in_it_is_refused_and_left_alone() {
 fn another_format_is_refused_before_anything_is_opened() -> Result<()> {
     let folder = tempfile::tempdir().unwrap();
     push(&Sled::open(folder.path())?, b"x")?;
-    for other in ["1", "3", "0", "99-beta"] {
+    let format = fs::read_to_string(folder.path().join("format")).unwrap();
+    for other in ["1", "2", "0", "99-beta"] {
         fs::write(folder.path().join("format"), format!("sledge store, format {other}\n")).unwrap();
         let before = files(folder.path());
         let error = refused(folder.path());
@@ -88,7 +89,7 @@ fn another_format_is_refused_before_anything_is_opened() -> Result<()> {
         assert!(error.to_string().contains("use a version that fits"), "{error}");
         assert_eq!(files(folder.path()), before);
     }
-    fs::write(folder.path().join("format"), "sledge store, format 2\n").unwrap();
+    fs::write(folder.path().join("format"), format).unwrap();
     push(&Sled::open(folder.path())?, b"y")
 }
 

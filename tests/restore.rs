@@ -77,7 +77,7 @@ fn a_restoration_that_was_cut_short_is_no_store_and_is_begun_again() {
     // Its states in turn: the index beside, with the format in place, with content torn off.
     for step in 0..3 {
         match step {
-            1 => fs::write(to.join("format"), "sledge store, format 2\n").unwrap(),
+            1 => drop(fs::copy(from.join("format"), to.join("format")).unwrap()),
             2 => fs::write(to.join("content/x"), b"torn").unwrap(),
             _ => {}
         }

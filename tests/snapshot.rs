@@ -267,6 +267,25 @@ fn a_place_that_is_taken_is_left_alone() {
     assert_eq!(fs::read(unfinished.join("thesis.tex")).unwrap(), b"precious");
 }
 
+/// It did all its work, and then could not give the link's name to it.
+#[test]
+fn a_snapshot_goes_where_a_link_leads() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("store"));
+    let manifest = image(&store, &name("a"), "x", 1);
+    put(&store, &name("a"), &manifest, &[tag("latest")]);
+    let (link, disk) = (folder.path().join("latest"), folder.path().join("disk"));
+    std::os::unix::fs::symlink(&disk, &link).unwrap();
+    let refused = store.snapshot(&link, &SnapshotOptions::new(), &mut on).unwrap_err();
+    assert!(matches!(refused, Error::Io { .. }), "{refused}");
+    assert!(!disk.exists());
+
+    fs::create_dir(&disk).unwrap();
+    snapshot(&store, &link);
+    assert!(link.is_symlink());
+    assert_eq!(check_whole(&open(&disk)), 1);
+}
+
 #[test]
 fn one_that_was_cut_short_is_no_snapshot_and_is_begun_again() {
     let folder = tempfile::tempdir().unwrap();

@@ -40,9 +40,9 @@ impl Body {
         Self(Kind::Whole(bytes))
     }
 
-    /// A part of a blob, read piece by piece. `by_view` allows the kernel to read from the store's own view of it: not while it
-    /// is yet to be seen that the bytes are the digest's, for then they are looked at here. If they are not, the answer is
-    /// broken off before its last piece, so that nobody takes it for the whole.
+    /// A part of a blob, read piece by piece. `by_view` allows the kernel to read from the store's own view of it: not where the
+    /// bytes are to be looked at here, as all of a blob is. If they are bad, the answer is broken off before its last piece, so
+    /// that nobody takes it for the whole.
     pub(super) fn content(content: Arc<dyn Content>, start: u64, length: u64, by_view: bool) -> Self {
         let whole = start == 0 && length == content.len();
         let check = if whole && length > 0 { content.check() } else { None };

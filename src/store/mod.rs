@@ -274,9 +274,9 @@ pub trait Content: Send + Sync {
     /// The bytes without a copy, where the store can give them so.
     fn view(&self) -> Option<View>;
 
-    /// What is to see the bytes go by, where nobody has seen yet that they are the digest's: whoever reads all of them, from the
-    /// first to the last, shows them to it, and hands out the last piece only when it agrees. `None` where there is nothing to
-    /// see any more. Who reads a part cannot know, and need not ask.
+    /// What is to see the bytes go by: whoever reads all of them, from the first to the last, shows them to it, and hands out the
+    /// last piece only when it agrees. `None` where bytes cannot go bad, or were looked at already. Who reads a part cannot know,
+    /// and need not ask.
     fn check(&self) -> Option<Box<dyn Check>>;
 }
 

@@ -11,26 +11,27 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use super::index::SEGMENT_SIZE;
-use super::log::{Body, Message, Segment};
+use super::log::{self, Body, Message, Segment};
 use super::rewrite::Rewrite;
 use super::schema::{self, Link, Manifest, Tag, Tree};
 use crate::error::{Error, Result};
 
 /// Whether there are places in the log that are no messages and have messages behind them, so that what sled reads may not be
-/// all there is. (It leaves such places itself where it goes on after it was opened.) Then the entries of all pages, by page and
+/// all there is (it leaves such places itself where it goes on after it was opened), or sled is known not to read it all. Then the entries of all pages, by page and
 /// key, are in `pages`, in its tree [`Tree::Chunks`].
-pub(super) fn carve(db: &Path, pages: &Rewrite) -> Result<bool> {
-    let failed = |error| Error::io(format!("reading {}", db.display()))(error);
-    let file = match File::open(db) {
+pub(super) fn carve(index: &Path, pages: &Rewrite, is_damaged: bool) -> Result<bool> {
+    let failed = |error| Error::io(format!("reading the log of the index {}", index.display()))(error);
+    let file = match File::open(index.join("db")) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
         file => file.map_err(failed)?,
     };
     let length = file.metadata().map_err(failed)?.len();
+    let known = log::known(index, &file).map_err(failed)?;
     let mut order = Vec::new();
-    let mut damaged = false;
+    let mut damaged = is_damaged;
     for start in (0..length).step_by(SEGMENT_SIZE) {
         let segment = Segment::read(&file, start).map_err(failed)?;
-        if let Some(number) = segment.number() {
+        if let Some(number) = segment.number(known) {
             order.push((number, start));
             damaged |= segment.messages(number).any(|message| message.gap.is_some());
         }

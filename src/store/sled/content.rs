@@ -218,7 +218,7 @@ impl Content for Chunks {
     }
 
     fn check(&self) -> Option<Box<dyn Check>> {
-        self.opened.check()
+        Some(self.opened.check())
     }
 }
 
@@ -248,7 +248,7 @@ impl Content for InFile {
     }
 
     fn check(&self) -> Option<Box<dyn Check>> {
-        self.opened.check()
+        Some(self.opened.check())
     }
 }
 

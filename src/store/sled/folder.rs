@@ -338,7 +338,7 @@ fn create(path: &Path) -> Result<()> {
     write_format(path).map_err(failed)?;
     fs::create_dir_all(path.join(CONTENT)).map_err(failed)?;
     let index = path.join(NEW_INDEX);
-    Index::create(&index)?;
+    drop(Index::create(&index, 1 << 20)?);
     sync_tree(&index).map_err(failed)?;
     publish(path).map_err(failed)
 }

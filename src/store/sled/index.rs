@@ -14,10 +14,10 @@ use std::time::Duration;
 
 use ::sled::transaction::{ConflictableTransactionError, TransactionError, Transactional};
 use ::sled::{Batch, Config, Db, IVec};
-use uuid::Uuid;
 
 use super::folder::sync_folder;
 use super::gaps;
+use super::log;
 use super::schema::{self, Record, SEAL_KEY, SYNCED_KEY, Tree, damaged};
 use super::waker::Waker;
 use crate::error::{Error, Result};
@@ -41,21 +41,26 @@ pub(super) struct Index {
     /// The number of the last mark, and whether another is to be written before the next change (D10).
     synced: AtomicU64,
     mark_due: AtomicBool,
-    secret: Uuid,
     path: PathBuf,
 }
 
 impl Index {
-    /// Makes an empty database with all its trees, to be synced and renamed by the caller (D3).
-    pub(super) fn create(path: &Path) -> Result<()> {
-        let index = Self::open(path, 1 << 20)?;
-        index.sync()
+    /// Makes an empty database with all its trees in a folder that is not there. The folder and its name are the caller's to make
+    /// durable (D3).
+    pub(super) fn create(path: &Path, cache_capacity: u64) -> Result<Self> {
+        let made = fs::create_dir_all(path).and_then(|()| log::begin(path));
+        made.map_err(Error::io(format!("making the index {}", path.display())))?;
+        Self::open(path, cache_capacity)
     }
 
     /// Opens the database, and clears away first what would keep it from opening or make it lie (D6). An opening that fails
     /// may have failed to sync: the next one must not believe the pages that this one left (D8).
     pub(super) fn open(path: &Path, cache_capacity: u64) -> Result<Self> {
-        let opened = Self::try_open(path, cache_capacity);
+        let opened = panic::catch_unwind(AssertUnwindSafe(|| Self::try_open(path, cache_capacity)))
+            .unwrap_or_else(|_| {
+                let reason = io::Error::other("sled gave up, its reason is on stderr");
+                Err(Error::io(format!("opening the index {}", path.display()))(reason))
+            });
         if opened.is_err()
             && let Ok(file) = File::open(path.join("db"))
         {
@@ -68,8 +73,12 @@ impl Index {
         let failed = |error: io::Error| Error::io(format!("opening the index {}", path.display()))(error);
         remove_torn_snapshots(path).map_err(failed)?;
         let file = path.join("db");
-        if file.exists() {
-            File::open(&file).and_then(|file| file.sync_all()).map_err(failed)?;
+        match File::open(&file).and_then(|file| file.sync_all()) {
+            // sled would make an empty one.
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Err(damaged(&format!("the index {}", path.display()), "its file \"db\" is missing"));
+            }
+            synced => synced.map_err(failed)?,
         }
         // D10: sled would go on without what is lacking, and write over what is behind it.
         if let Some(gap) = gaps::find(path).map_err(failed)? {
@@ -83,10 +92,7 @@ impl Index {
             .segment_size(SEGMENT_SIZE)
             .flush_every_ms(None)
             .print_profile_on_drop(false);
-        let opened = panic::catch_unwind(AssertUnwindSafe(|| open_released(&config)));
-        let db = opened
-            .map_err(|_| failed(io::Error::other("sled gave up, its reason is on stderr")))?
-            .map_err(|error| index_error("opening the index", error))?;
+        let db = open_released(&config).map_err(|error| index_error("opening the index", error))?;
         let mut handles = Handles { db: Some(db), trees: BTreeMap::new() };
         let file = File::open(&file).map_err(failed)?;
         let on_disk = OnDisk { file, failed: AtomicBool::new(false) };
@@ -103,14 +109,11 @@ impl Index {
             most_entered: AtomicUsize::new(0),
             synced: AtomicU64::new(0),
             mark_due: AtomicBool::new(true),
-            secret: gaps::secret(path)
-                .and_then(|found| found.map_or_else(|| gaps::make_secret(path), Ok))
-                .map_err(failed)?,
             path: path.to_owned(),
         };
         let synced = index.handles.db()?.get(SYNCED_KEY);
         let synced = synced.map_err(|error| index_error("opening the index", error))?;
-        let number = synced.and_then(|value| schema::number_of_synced(&value, index.secret)).unwrap_or(0);
+        let number = synced.and_then(|value| schema::number_of_synced(&value)).unwrap_or(0);
         index.synced.store(number, Ordering::Relaxed);
         // Recovery and new trees wrote; nothing may stand on that before it is durable.
         index.sync()?;
@@ -193,7 +196,7 @@ impl Index {
     /// Notes in the log that all which was synced before this is synced (D10).
     fn mark(&self) -> Result<()> {
         let number = self.synced.load(Ordering::Relaxed).saturating_add(1);
-        self.note(SYNCED_KEY, Some(&schema::synced_value(number, self.secret)))?;
+        self.note(SYNCED_KEY, Some(&schema::synced_value(number)))?;
         self.synced.store(number, Ordering::Relaxed);
         self.mark_due.store(false, Ordering::Relaxed);
         Ok(())

@@ -4,10 +4,18 @@
 //! in the log's order, the page that it is about, and its length; then a page's new entries all together, or one entry that is
 //! set or removed. A message counts when its checksum is right and it belongs to its segment; behind a place that is no message,
 //! only where its form is right too, for a checksum alone is met by chance now and then.
+//!
+//! The values in it are other people's bytes, and so are parts of keys; a segment is used again without being wiped. So behind the
+//! end of the log, and behind a damaged place, may stand what somebody pushed to be read as messages, with checksums that are
+//! right (D11). It is not, because he cannot know the segment's number: a log of ours begins at one drawn by chance out of 2^39, and
+//! nobody is told what it is. sled looks at it in every message that it reads, and so does all that is here.
 
-use std::fs::File;
-use std::io::{self, ErrorKind};
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use uuid::Uuid;
 
 use super::index::SEGMENT_SIZE;
 use super::schema::MAX_VALUE;
@@ -29,6 +37,26 @@ const LAST_KIND: u8 = 11;
 
 /// No page that is ours is longer: sixteen entries of the longest.
 const LONGEST_PAGE: usize = 256 << 10;
+
+/// The least number of a log's first segment, and how many there are above it to draw from. Positions in the log are signed and
+/// count bytes: behind the highest of them there is room for as much again, some exabytes.
+const FIRST: u64 = 1 << 39;
+
+/// No two segments of one log are further apart: it would be 64 TiB long.
+const LONGEST_LOG: u64 = 1 << 24;
+
+/// Makes the file of a new log in an empty folder: the header of its first segment, in which sled finds no messages, and goes on.
+/// sled on its own begins at zero.
+pub(super) fn begin(folder: &Path) -> io::Result<()> {
+    let number = FIRST | (Uuid::new_v4().as_u64_pair().1 & (FIRST - 1));
+    let position = ((number * SEGMENT_SIZE as u64) ^ (u64::MAX >> 1)).to_le_bytes();
+    // The segment's own position, and up to where the log is stable.
+    let rest = [position, position].concat();
+    let mut file = File::create_new(folder.join("db"))?;
+    file.write_all(&(!crc32fast::hash(&rest)).to_le_bytes())?;
+    file.write_all(&rest)?;
+    file.sync_all()
+}
 
 /// A segment, as far as the file has it.
 pub(super) struct Segment {
@@ -64,6 +92,44 @@ pub(super) fn header(file: &File, start: u64) -> io::Result<Header> {
     })
 }
 
+/// The position in the log that the last opening came to, by the name of sled's snapshot; `None` where there is none.
+pub(super) fn recovered(folder: &Path) -> io::Result<Option<u64>> {
+    let mut newest = None;
+    for entry in fs::read_dir(folder)? {
+        let name = entry?.file_name();
+        let position = name.to_str().and_then(|name| name.strip_prefix("snap."));
+        newest = newest.max(position.and_then(|position| u64::from_str_radix(position, 16).ok()));
+    }
+    Ok(newest)
+}
+
+/// The number of a segment that the log has had, whichever: for [`Segment::number`].
+pub(super) fn known(folder: &Path, file: &File) -> io::Result<Option<u64>> {
+    if let Some(position) = recovered(folder)? {
+        return Ok(Some(position / SEGMENT_SIZE as u64));
+    }
+    for start in (0..file.metadata()?.len()).step_by(SEGMENT_SIZE) {
+        if let Header::Number(number) = header(file, start)? {
+            return Ok(Some(number));
+        }
+    }
+    Ok(None)
+}
+
+/// The first byte of a message about a page that there cannot be.
+pub(super) fn find_beyond(file: &File) -> io::Result<Option<u64>> {
+    let length = file.metadata()?.len();
+    for start in (0..length).step_by(SEGMENT_SIZE) {
+        if let Header::Number(number) = header(file, start)?
+            && let Some(found) =
+                Segment::read(file, start)?.messages(number).find(|message| message.is_beyond(length))
+        {
+            return Ok(Some(start + found.begin as u64));
+        }
+    }
+    Ok(None)
+}
+
 /// Reads as much as there is; how much it was.
 fn fill(file: &File, bytes: &mut [u8], start: u64) -> io::Result<usize> {
     let mut filled = 0;
@@ -86,12 +152,14 @@ impl Segment {
         Ok(Self { bytes })
     }
 
-    /// The segment's number by its messages alone.
-    pub(super) fn number(&self) -> Option<u64> {
+    /// The segment's number by its messages alone: one that may be of the log that has the segment `known`.
+    pub(super) fn number(&self, known: Option<u64>) -> Option<u64> {
+        let is_near = |number: u64| known.is_none_or(|known| number.abs_diff(known) < LONGEST_LOG);
         let mut at = SEGMENT_HEADER;
         let mut number = None;
         while let Some(rest) = self.bytes.get(at..).filter(|rest| !rest.is_empty()) {
-            match Message::at(rest, at).filter(Message::has_form).filter(Message::is_whole) {
+            let found = Message::at(rest, at).filter(|found| is_near(found.segment));
+            match found.filter(Message::has_form).filter(Message::is_whole) {
                 Some(found) => {
                     number = number.max(Some(found.segment));
                     at = found.end;
@@ -204,6 +272,12 @@ impl<'a> Message<'a> {
         self.kind >= FREE
     }
 
+    /// Whether it is about a page that a log of this length has no room for: each page has a message, and pages are numbered from
+    /// zero. sled would make a table of all up to it.
+    pub(super) const fn is_beyond(&self, length: u64) -> bool {
+        self.has_page() && self.page > length / 8
+    }
+
     /// How long it is without its header.
     pub(super) const fn length(&self) -> usize {
         self.body.len()
@@ -286,4 +360,31 @@ fn counted<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
     let (found, rest) = bytes.split_at_checked(length)?;
     *bytes = rest;
     Some(found)
+}
+
+/// Messages that say what somebody wants them to.
+#[cfg(test)]
+pub(super) mod forged {
+    use super::{FREE, LINK};
+
+    fn number(number: u64) -> Vec<u8> {
+        [&[255], number.to_le_bytes().as_slice()].concat()
+    }
+
+    fn message(kind: u8, segment: u64, page: u64, body: &[u8]) -> Vec<u8> {
+        let header = [vec![kind], number(body.len() as u64), number(segment), number(page)].concat();
+        let checksum = !crc32fast::hash(&[body, &header].concat());
+        [checksum.to_le_bytes().as_slice(), &header, body].concat()
+    }
+
+    /// That a page is given up.
+    pub(in crate::store::sled) fn free(segment: u64, page: u64) -> Vec<u8> {
+        message(FREE, segment, page, &[])
+    }
+
+    /// That an entry of a page is set.
+    pub(in crate::store::sled) fn set(segment: u64, page: u64, key: &[u8], value: &[u8]) -> Vec<u8> {
+        let [key_length, length] = [key.len() as u64, value.len() as u64].map(number);
+        message(LINK, segment, page, &[&[0], key_length.as_slice(), key, &length, value].concat())
+    }
 }

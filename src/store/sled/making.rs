@@ -24,7 +24,11 @@ impl Beside {
     pub(super) fn prepare(folder: &Path, store: &Path) -> Result<Self> {
         let shown = folder.display().to_string();
         let failed = |error| Error::io(format!("making {shown}"))(error);
-        let folder = std::path::absolute(folder).map_err(failed)?;
+        let mut folder = std::path::absolute(folder).map_err(failed)?;
+        if folder.is_symlink() {
+            // A name can be given to what it leads to, not to the link.
+            folder = folder.canonicalize().map_err(failed)?;
+        }
         let (Some(parent), Some(name)) = (folder.parent(), folder.file_name()) else {
             return Err(Error::Unsupported(format!("{shown} is no place for a store: name a new folder")));
         };

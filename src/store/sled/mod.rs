@@ -1,6 +1,6 @@
 //! The durable store: records and small content in sled, larger content in files that never move.
 //!
-//! DESIGN.md argues the rules (D1 to D10) that the code in here refers to.
+//! DESIGN.md argues the rules (D1 to D11) that the code in here refers to.
 
 mod accounts;
 mod carry;

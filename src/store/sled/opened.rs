@@ -1,7 +1,11 @@
-//! Reads that fail loudly: content is hashed as it is read for the first time, and whoever meets bad bytes has the store look
-//! again.
+//! Reads that fail loudly: whoever reads all of a blob has its bytes looked at as they go by, each time, and whoever meets bad ones
+//! has the store look again.
+//!
+//! The first time since the store was opened they are hashed. From then on the checksum that they had is enough: it tells bytes
+//! that went bad on the disk from those that were good, at a tenth of the cost. It does not tell bytes that somebody made to have
+//! it; who can do that can write to the folder.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::io::{self, ErrorKind};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -14,44 +18,45 @@ use crate::error::Result;
 use crate::oci::{Digest, Hasher};
 use crate::store::Check;
 
-/// The content that was seen whole and good since the store was opened. What is forgotten is hashed once more.
+/// The content that was seen whole and good since the store was opened, by id, and the CRC-32 that it had. What is forgotten is
+/// hashed once more.
 #[derive(Default)]
 pub(super) struct Seen(Mutex<Generations>);
 
 /// Two sets: when the younger is full, the older is forgotten. So what is read again and again is kept.
 #[derive(Default)]
 struct Generations {
-    young: HashSet<Uuid>,
-    old: HashSet<Uuid>,
+    young: HashMap<Uuid, u32>,
+    old: HashMap<Uuid, u32>,
 }
 
 impl Seen {
-    /// How many ids a set holds: both take two MiB at most.
+    /// How many ids a set holds: both take three MiB at most.
     const MOST: usize = 1 << 15;
 
-    fn contains(&self, id: Uuid) -> bool {
+    fn checksum(&self, id: Uuid) -> Option<u32> {
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen.young.contains(&id) {
-            return true;
+        if let Some(checksum) = seen.young.get(&id) {
+            return Some(*checksum);
         }
-        let known = seen.old.contains(&id);
-        if known {
-            seen.add(id);
+        let known = seen.old.get(&id).copied();
+        if let Some(checksum) = known {
+            seen.add(id, checksum);
         }
         known
     }
 
-    pub(super) fn add(&self, id: Uuid) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).add(id);
+    fn add(&self, id: Uuid, checksum: u32) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).add(id, checksum);
     }
 }
 
 impl Generations {
-    fn add(&mut self, id: Uuid) {
+    fn add(&mut self, id: Uuid, checksum: u32) {
         if self.young.len() >= Seen::MOST {
             self.old = std::mem::take(&mut self.young);
         }
-        self.young.insert(id);
+        self.young.insert(id, checksum);
     }
 }
 
@@ -95,30 +100,53 @@ impl Opened {
         error
     }
 
-    pub(super) fn check(self: &Arc<Self>) -> Option<Box<dyn Check>> {
-        let seen = self.core.seen.contains(self.owned.content.placement.id());
-        let hasher = Hasher::new(self.owned.digest().algorithm());
-        (!seen).then(|| Box::new(Hashing { opened: Arc::clone(self), hasher }) as _)
+    /// Sees all of it go by.
+    pub(super) fn check(self: &Arc<Self>) -> Box<dyn Check> {
+        let seen = self.core.seen.checksum(self.owned.content.placement.id());
+        let known = match seen {
+            Some(checksum) => Known::Checksum(checksum),
+            None => Known::Digest(Box::new(Hasher::new(self.owned.digest().algorithm()))),
+        };
+        Box::new(Watching { opened: Arc::clone(self), known, checksum: crc32fast::Hasher::new() })
     }
 }
 
-struct Hashing {
+struct Watching {
     opened: Arc<Opened>,
-    hasher: Hasher,
+    known: Known,
+    checksum: crc32fast::Hasher,
 }
 
-impl Check for Hashing {
+/// By what the bytes are known to be good.
+enum Known {
+    Digest(Box<Hasher>),
+    Checksum(u32),
+}
+
+impl Check for Watching {
     fn update(&mut self, piece: &[u8]) {
-        self.hasher.update(piece);
+        self.checksum.update(piece);
+        if let Known::Digest(hasher) = &mut self.known {
+            hasher.update(piece);
+        }
     }
 
     fn finish(self: Box<Self>) -> io::Result<()> {
-        let found = self.hasher.finish();
-        if found == *self.opened.owned.digest() {
-            self.opened.core.seen.add(self.opened.owned.content.placement.id());
-            return Ok(());
+        let Self { opened, known, checksum } = *self;
+        let checksum = checksum.finalize();
+        let failure = match known {
+            Known::Digest(hasher) => {
+                let found = hasher.finish();
+                (found != *opened.owned.digest()).then(|| opened.mismatch(&found))
+            }
+            Known::Checksum(known) => (checksum != known)
+                .then(|| damaged(&opened.owned.name(), "its bytes are not those that were read before")),
+        };
+        if let Some(failure) = failure {
+            return Err(opened.met(io::Error::new(ErrorKind::InvalidData, failure)));
         }
-        Err(self.opened.met(io::Error::new(ErrorKind::InvalidData, self.opened.mismatch(&found))))
+        opened.core.seen.add(opened.owned.content.placement.id(), checksum);
+        Ok(())
     }
 }
 
@@ -130,14 +158,14 @@ mod tests {
     fn what_was_seen_is_remembered_within_bounds() {
         let seen = Seen::default();
         let hot = Uuid::from_u128(u128::MAX);
-        seen.add(hot);
+        seen.add(hot, 7);
         for n in 0..5 * Seen::MOST as u128 {
-            seen.add(Uuid::from_u128(n));
-            assert!(n % 1000 != 0 || seen.contains(hot), "{n}");
+            seen.add(Uuid::from_u128(n), 7);
+            assert!(n % 1000 != 0 || seen.checksum(hot) == Some(7), "{n}");
         }
         let held = seen.0.lock().unwrap();
         assert!(held.young.len() + held.old.len() <= 2 * Seen::MOST);
         drop(held);
-        assert!(!seen.contains(Uuid::from_u128(0)));
+        assert_eq!(seen.checksum(Uuid::from_u128(0)), None);
     }
 }

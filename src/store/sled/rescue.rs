@@ -125,7 +125,7 @@ pub fn rescue(
         let pages = Rewrite::begin(&target.path.join("unfinished-pages"))?;
         let gap = gaps::find(&old.join(folder::INDEX)).map_err(Error::io("reading the index"))?;
         salvaged.damage.extend(gap.map(|gap| gap.to_string()));
-        if carve(&old.join(folder::INDEX).join("db"), &pages)? {
+        if carve(&old.join(folder::INDEX), &pages, !salvaged.damage.is_empty())? {
             let carved = sort_in(&pages, &readable)?;
             salvaged.entries += carved;
             if carved > 0 {
@@ -139,7 +139,7 @@ pub fn rescue(
         Salvaged { damage: vec!["the index is missing".to_owned()], ..Salvaged::default() }
     };
 
-    Index::create(&target.path.join(folder::NEW_INDEX))?;
+    drop(Index::create(&target.path.join(folder::NEW_INDEX), 1 << 20)?);
     let store = target.open(options_of_a_copy())?;
     let mut run = Run {
         readable: readable.index(),

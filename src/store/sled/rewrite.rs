@@ -38,7 +38,7 @@ impl Rewrite {
             }
             _ => {}
         }
-        Ok(Self { path: path.to_owned(), index: Index::open(path, CACHE)? })
+        Ok(Self { path: path.to_owned(), index: Index::create(path, CACHE)? })
     }
 
     /// Goes on with an index that was copied here as files.

@@ -3,16 +3,17 @@
 //! It is read from a copy, for opening it writes. sled finds most damage by its checksums, and reports it; some of it it only
 //! meets as a state that it takes for impossible, and panics. Both end the reading of one tree from one side, and nothing else.
 
-use std::fs;
+use std::fs::{self, File};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use ::sled::{Config, Db, IVec};
 
 use super::index::SEGMENT_SIZE;
+use super::log;
 use super::rewrite::Rewrite;
 use super::schema::{MAX_VALUE, Tree};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// How much of an index could be read.
 #[derive(Debug, Default)]
@@ -27,6 +28,13 @@ pub(super) fn salvage(path: &Path, into: &Rewrite) -> Result<Salvaged> {
     let mut salvaged = Salvaged::default();
     if !path.join("db").is_file() {
         salvaged.damage.push("the index has no file \"db\"".to_owned());
+        return Ok(salvaged);
+    }
+    let beyond = File::open(path.join("db")).and_then(|file| log::find_beyond(&file));
+    if let Some(offset) = beyond.map_err(Error::io("reading the log of the index"))? {
+        salvaged
+            .damage
+            .push(format!("byte {offset} of the index's file \"db\" begins a page that there cannot be"));
         return Ok(salvaged);
     }
     // A torn snapshot of sled's keeps it from opening; without any it reads its whole log instead.

@@ -40,7 +40,7 @@ pub(super) use keys::*;
 use keys::{push_digest, take_digest};
 
 /// The format of the data folder as a whole. It is raised when a tree's name or the layout of the folder changes.
-pub(super) const FORMAT: u32 = 2;
+pub(super) const FORMAT: u32 = 3;
 
 /// The longest value in any tree (D1).
 pub(super) const MAX_VALUE: usize = 4096;

@@ -2,6 +2,7 @@
 
 mod collect;
 mod evict;
+mod forged;
 mod verify;
 
 use std::fs;

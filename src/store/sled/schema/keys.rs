@@ -183,15 +183,13 @@ pub(in crate::store::sled) const SYNCED_KEY: &[u8] = b"\0synced";
 /// It is there only while an index is being sealed.
 pub(in crate::store::sled) const SEAL_KEY: &[u8] = b"\0seal";
 
-/// The value at [`SYNCED_KEY`]: a number, and the secret by which the index knows its own.
-pub(in crate::store::sled) fn synced_value(number: u64, secret: Uuid) -> Vec<u8> {
-    [number.to_be_bytes().as_slice(), secret.as_bytes()].concat()
+/// The value at [`SYNCED_KEY`].
+pub(in crate::store::sled) const fn synced_value(number: u64) -> [u8; 8] {
+    number.to_be_bytes()
 }
 
-/// The number, if the value has that secret.
-pub(in crate::store::sled) fn number_of_synced(value: &[u8], secret: Uuid) -> Option<u64> {
-    let (number, found) = value.split_first_chunk()?;
-    (found == secret.as_bytes()).then(|| u64::from_be_bytes(*number))
+pub(in crate::store::sled) fn number_of_synced(value: &[u8]) -> Option<u64> {
+    value.try_into().ok().map(u64::from_be_bytes)
 }
 
 /// The repository that a key begins with, and what follows.
