@@ -299,8 +299,10 @@ fn push_until_refused(store: &Sled, size: usize) -> Vec<Digest> {
                     for n in 0.. {
                         match push(store, &noise(size, thread * 1_000_000 + n), &UploadOptions::new()) {
                             Ok(digest) => digests.push(digest),
-                            Err(Error::OverBudget { .. }) => break,
-                            Err(error) => panic!("{error}"),
+                            outcome => {
+                                assert!(matches!(outcome, Err(Error::OverBudget { .. })), "{outcome:?}");
+                                break;
+                            }
                         }
                     }
                     digests
