@@ -134,8 +134,9 @@ pub enum Error {
     },
     /// No room for this in the store's budget. Nothing that was acknowledged is touched.
     #[error(
-        "the store's budget of {budget} bytes is used up: {used} are taken, and {needed} more are needed beside what is kept for \
-         the index: delete what is not needed, or raise the budget"
+        "the store's budget of {budget} bytes is used up: {used} are taken, {in_index} of them by the index, and {needed} more are \
+         needed beside what is kept for that: {}delete what is not needed, or raise the budget",
+        what_waits(*.in_uploads, *.held_back, *.in_index > .budget / 2)
     )]
     OverBudget {
         /// What the operation would have to write, in bytes.
@@ -144,6 +145,12 @@ pub enum Error {
         used: u64,
         /// What it may take, in bytes.
         budget: u64,
+        /// What its index takes of that, in bytes.
+        in_index: u64,
+        /// What upload sessions that are open take of that, in bytes.
+        in_uploads: u64,
+        /// The bytes, or some of them, of blobs that no manifest uses yet, which stay until their grace time has passed.
+        held_back: u64,
     },
     /// The folder has something else in it.
     #[error("{path} holds no sledge store and is not empty ({found}): choose an empty or a new folder", path = .path.display())]
@@ -236,6 +243,14 @@ impl Error {
         })
     }
 
+    /// The same refusal, for want of so many bytes.
+    pub(crate) fn of_needed(mut self, bytes: u64) -> Self {
+        if let Self::OverBudget { needed, .. } = &mut self {
+            *needed = bytes;
+        }
+        self
+    }
+
     /// For `map_err` on I/O: says what was being done when it failed.
     pub(crate) fn io(doing: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let doing = doing.into();
@@ -250,6 +265,27 @@ impl From<ReferenceError> for Error {
             ReferenceError::Digest(error) => Self::DigestInvalid(error),
         }
     }
+}
+
+/// What takes room of a budget and may give it back, and how.
+fn what_waits(in_uploads: u64, held_back: u64, index_is_large: bool) -> String {
+    let mut text = String::new();
+    if in_uploads > 0 {
+        text += &format!(
+            "{in_uploads} bytes are in upload sessions, which end by themselves a week after their last byte, or with `sledge gc \
+             --uploads-after 0s`; "
+        );
+    }
+    if held_back > 0 {
+        text += &format!(
+            "at least {held_back} bytes are blobs that no manifest uses, which go when their grace time has passed, or with `sledge gc \
+             --grace 0s` while nobody pushes; "
+        );
+    }
+    if index_is_large {
+        text += "the index is large: `sledge compact` makes it small again if much was deleted; ";
+    }
+    text
 }
 
 /// The first few of what is missing; a manifest can lack thousands.

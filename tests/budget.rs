@@ -1,5 +1,10 @@
 //! The budget: one number that the folder does not grow beyond, whatever is pushed, and the counts that it rests on.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test stops at the first surprise"
+)]
 
 use std::fs;
 use std::io::Write as _;
@@ -10,7 +15,7 @@ use std::time::Duration;
 use sledge::oci::{Algorithm, Digest, Manifest, MediaType, Reference, RepositoryName};
 use sledge::store::sled::{CollectOptions, Inline, Options, Sled, Untagged};
 use sledge::store::{
-    Discover, Manage, MountSource, Pinned, Pull, Push, PutManifest, References, UploadOptions,
+    Discover, Manage, MountSource, Pinned, Pull, Push, PutManifest, References, Upload, UploadOptions,
 };
 use sledge::{Error, Result};
 
@@ -64,7 +69,11 @@ fn push(store: &Sled, content: &[u8], options: &UploadOptions) -> Result<Digest>
 }
 
 fn over_budget<T>(outcome: &Result<T>) -> bool {
-    matches!(outcome, Err(Error::OverBudget { budget: BUDGET, .. }))
+    over_budget_of(BUDGET, outcome)
+}
+
+fn over_budget_of<T>(of: u64, outcome: &Result<T>) -> bool {
+    matches!(outcome, Err(Error::OverBudget { budget, .. }) if *budget == of)
 }
 
 /// Waits for what deletions left to do.
@@ -119,25 +128,64 @@ fn a_declared_size_is_admitted_or_refused_before_the_first_byte() -> Result<()> 
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path());
     assert!(over_budget(&store.start_upload(&repository(), &UploadOptions::new().size(BUDGET))));
-    // Two that fit alone and not together: the second is refused though not a byte has come yet.
+    // Of two that fit alone and not together the second is refused before its first byte, when half of the first has come.
     let half = UploadOptions::new().size(50 << 20);
-    let first = store.start_upload(&repository(), &half)?;
-    assert!(over_budget(&store.start_upload(&repository(), &half)));
-    let id = first.id();
-    drop(first);
-    let second = store.start_upload(&repository(), &half)?;
-    let resumed = store.resume_upload(&repository(), id, &UploadOptions::new().coming(50 << 20));
-    assert!(over_budget(&resumed));
-    second.cancel()?;
-    // Refused, it was put away again.
-    let mut resumed = store.resume_upload(&repository(), id, &UploadOptions::new().coming(50 << 20))?;
-    // What was promised is there to the last byte, whatever others bring meanwhile.
-    while push(&store, &noise(1 << 20, store.usage()?.blobs), &UploadOptions::new()).is_ok() {}
     let content = noise(50 << 20, 7);
-    for part in content.chunks(1 << 20) {
-        resumed.write_all(part).unwrap();
+    let (begin, end) = content.split_at(25 << 20);
+    let mut first = store.start_upload(&repository(), &half)?;
+    write(first.as_mut(), begin)?;
+    assert!(over_budget(&store.start_upload(&repository(), &half)));
+    // What has come half is kept its room to the last byte, whatever others bring meanwhile.
+    while push(&store, &noise(1 << 20, store.usage()?.blobs), &UploadOptions::new()).is_ok() {}
+    write(first.as_mut(), end)?;
+    first.commit(&Algorithm::Sha256.digest(&content))?;
+    assert!(taken(folder.path()) <= BUDGET);
+    Ok(())
+}
+
+fn write(upload: &mut dyn Upload, content: &[u8]) -> Result<()> {
+    let written = content.chunks(1 << 20).try_for_each(|part| upload.write_all(part));
+    written.map_err(|error| error.downcast::<Error>().unwrap())
+}
+
+/// A header alone, of nearly the whole budget, kept everybody else from pushing for as long as a client may be silent.
+#[test]
+fn who_says_much_and_brings_nothing_keeps_no_room_from_others() -> Result<()> {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let free = store.usage()?.free.unwrap();
+    let silent: Vec<_> = (0..4)
+        .map(|_| store.start_upload(&repository(), &UploadOptions::new().size(free - (8 << 20))))
+        .collect::<Result<_>>()?;
+    push(&store, &noise(40 << 20, 1), &UploadOptions::new().size(40 << 20))?;
+    drop(silent);
+    Ok(())
+}
+
+#[test]
+fn of_two_that_do_not_both_fit_one_comes_to_its_end() -> Result<()> {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let content = noise(55 << 20, 7);
+    let options = UploadOptions::new().size(55 << 20);
+    let mut uploads =
+        vec![store.start_upload(&repository(), &options)?, store.start_upload(&repository(), &options)?];
+    for (came, part) in (1_u64..).zip(content.chunks(1 << 20)) {
+        for mut upload in std::mem::take(&mut uploads) {
+            match write(upload.as_mut(), part) {
+                Ok(()) => uploads.push(upload),
+                refused => {
+                    assert!(over_budget(&refused));
+                    // Neither was let bring more than that in vain.
+                    assert!(came < 30, "{came} MiB");
+                    upload.cancel()?;
+                    settled(&store, came << 20);
+                }
+            }
+        }
     }
-    resumed.commit(&Algorithm::Sha256.digest(&content))?;
+    assert_eq!(uploads.len(), 1);
+    uploads.remove(0).commit(&Algorithm::Sha256.digest(&content))?;
     assert!(taken(folder.path()) <= BUDGET);
     Ok(())
 }
@@ -180,11 +228,142 @@ fn sessions_and_what_was_refused_are_counted_and_given_back() -> Result<()> {
     Ok(())
 }
 
+/// A file that damage had shortened left what it was counted with in the count for ever.
+#[test]
+fn what_is_damaged_gives_back_what_it_was_counted_with() -> Result<()> {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let files = || fs::read_dir(folder.path().join("content")).unwrap().map(|entry| entry.unwrap().path());
+    for damage in [
+        |path: &Path| fs::remove_file(path),
+        |path: &Path| fs::write(path, b"short"),
+        |path: &Path| fs::write(path, noise(5 << 20, 1)),
+    ] {
+        let blob = push(&store, &noise(3 << 20, 1), &UploadOptions::new())?;
+        files().try_for_each(|path| damage(&path)).unwrap();
+        store.delete_blob(&repository(), &blob)?;
+        settled(&store, 0);
+    }
+    // What it was counted with, and no more: there is another file.
+    let other = push(&store, &noise(1 << 20, 2), &UploadOptions::new())?;
+    let before: Vec<_> = files().collect();
+    let blob = push(&store, &noise(3 << 20, 1), &UploadOptions::new())?;
+    files()
+        .filter(|path| !before.contains(path))
+        .try_for_each(|path| fs::write(path, noise(5 << 20, 3)))
+        .unwrap();
+    store.delete_blob(&repository(), &blob)?;
+    settled(&store, 1 << 20);
+    assert_eq!(store.usage()?.in_files, 1 << 20);
+    store.blob(&repository(), &other)?;
+    Ok(())
+}
+
+#[test]
+fn what_waits_is_told_to_who_is_refused_and_who_asks() -> Result<()> {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let mut session = store.start_upload(&repository(), &UploadOptions::new())?;
+    write(session.as_mut(), &noise(8 << 20, 1))?;
+    session.suspend()?;
+    push(&store, &noise(4 << 20, 2), &UploadOptions::new())?;
+    let usage = store.usage()?;
+    assert_eq!((usage.in_uploads, usage.held_back, usage.held_back_more), (8 << 20, 4 << 20, false));
+    let free = usage.free.unwrap();
+    let refused = store.start_upload(&repository(), &UploadOptions::new().size(free + 1)).err().unwrap();
+    let told = refused.to_string();
+    for words in [
+        "8388608 bytes are in upload sessions",
+        "4194304 bytes are blobs that no manifest uses",
+        "--grace 0s",
+    ] {
+        assert!(told.contains(words), "{told}");
+    }
+    store.start_upload(&repository(), &UploadOptions::new().size(free))?.cancel()
+}
+
 #[test]
 fn a_budget_that_no_store_fits_in_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let refused = Options::new().budget(1 << 20).open(folder.path()).map(drop);
     assert!(matches!(refused, Err(Error::Unsupported(_))));
+}
+
+/// Pushes small blobs from several threads until one is refused.
+fn push_until_refused(store: &Sled, size: usize) -> Vec<Digest> {
+    std::thread::scope(|threads| {
+        let pushing: Vec<_> = (0..8)
+            .map(|thread| {
+                let until_refused = move || {
+                    let mut digests = Vec::new();
+                    for n in 0.. {
+                        match push(store, &noise(size, thread * 1_000_000 + n), &UploadOptions::new()) {
+                            Ok(digest) => digests.push(digest),
+                            outcome => {
+                                assert!(matches!(outcome, Err(Error::OverBudget { .. })), "{outcome:?}");
+                                break;
+                            }
+                        }
+                    }
+                    digests
+                };
+                threads.spawn(until_refused)
+            })
+            .collect();
+        pushing.into_iter().flat_map(|pushing| pushing.join().unwrap()).collect()
+    })
+}
+
+/// sled's file does not shrink: 28,000 blobs of 16 KiB, pushed and deleted again, left a store in which not 100 bytes had room.
+#[test]
+fn small_blobs_that_are_gone_leave_their_room_to_others() -> Result<()> {
+    for inline in [Inline::default(), Inline::Everything] {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Options::new().reserve(1 << 20).budget(64 << 20).inline(inline).open(folder.path())?;
+        let digests = push_until_refused(&store, 16 << 10);
+        assert!(taken(folder.path()) <= 64 << 20);
+        // The index leaves room for files, which give theirs back.
+        let used = store.usage()?;
+        let (least, in_files) = if inline == Inline::Everything { (700, 0) } else { (1_200, 12 << 20) };
+        assert!(digests.len() > least && used.in_files >= in_files, "{inline:?}: {used:?}");
+        let options = CollectOptions::new().grace(Duration::ZERO);
+        let collected = store.collect(&options, &mut |_| ControlFlow::Continue(()))?;
+        assert_eq!(collected.blobs, digests.len() as u64);
+        for n in 0..20 {
+            push(&store, &noise(100, n), &UploadOptions::new())?;
+        }
+        push(&store, &noise(8 << 20, 1), &UploadOptions::new())?;
+        assert!(taken(folder.path()) <= 64 << 20);
+        // What was rewritten is what there is after a restart too.
+        drop(store);
+        let store = Options::new().reserve(1 << 20).budget(64 << 20).inline(inline).open(folder.path())?;
+        assert_eq!(store.usage()?.blobs, 21);
+        let found = store.blob(&repository(), &Algorithm::Sha256.digest(&noise(100, 7)))?;
+        assert_eq!(found.stat.size, 100);
+    }
+    Ok(())
+}
+
+/// Tags have no content: the index alone takes their room.
+#[test]
+fn tags_that_are_gone_leave_their_room_to_others() -> Result<()> {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Options::new().reserve(1 << 20).budget(64 << 20).open(folder.path())?;
+    let text = b"{\"schemaVersion\":2,\"manifests\":[]}".to_vec();
+    let manifest = Manifest::new(MediaType::OCI_INDEX.parse()?, text);
+    for put in 0.. {
+        let tags: Vec<_> = (0..32).map(|n| format!("{:x>128}", put * 32 + n).parse().unwrap()).collect();
+        match store.put_manifest(&repository(), &manifest, &PutManifest::new().tags(&tags)) {
+            Ok(()) => {}
+            Err(Error::OverBudget { .. }) => break,
+            Err(error) => return Err(error),
+        }
+    }
+    assert!(over_budget_of(64 << 20, &push(&store, b"one more", &UploadOptions::new())));
+    store.delete_manifest(&repository(), manifest.digest(), &Pinned::none())?;
+    push(&store, &noise(8 << 20, 1), &UploadOptions::new())?;
+    assert!(taken(folder.path()) <= 64 << 20);
+    Ok(())
 }
 
 #[test]

@@ -58,6 +58,15 @@ impl Session {
             Self::Existing(_) => Dropped::Suspended,
         }
     }
+
+    /// What it is after an error. What the budget has no room for ends with its request too: its bytes would take the room of
+    /// what fits.
+    const fn after(self, error: &Error) -> Self {
+        match error {
+            Error::OverBudget { .. } => Self::New,
+            _ => self,
+        }
+    }
 }
 
 /// What comes of the session when the body is in.
@@ -232,13 +241,16 @@ async fn upload(
     match taken {
         Ok(()) => Ok(sink.end(finish).await?),
         // Put away before the answer, so that a client that tries again at once does not meet its own last request.
-        Err(refusal) => match sink.end(move |upload, _| put_away(upload, session)).await {
-            Ok(()) => Err(refusal),
-            Err(error) => {
+        Err(refusal) => {
+            let session = match &refusal {
+                Refusal::Error(error) => session.after(error),
+                _ => session,
+            };
+            if let Err(error) = sink.end(move |upload, _| put_away(upload, session)).await {
                 tracing::debug!(%error, "an upload that failed could not be put away");
-                Err(refusal)
             }
-        },
+            Err(refusal)
+        }
     }
 }
 
@@ -252,7 +264,13 @@ fn open(
 ) -> Result<Box<dyn Upload>> {
     let upload = match session {
         Session::New => store.start_upload(repository, options)?,
-        Session::Existing(id) => store.resume_upload(repository, id, options)?,
+        Session::Existing(id) => store.resume_upload(repository, id, options).inspect_err(|error| {
+            if matches!(session.after(error), Session::New)
+                && let Err(error) = store.cancel_upload(repository, id)
+            {
+                tracing::warn!(%error, "an upload that has no room could not be cancelled");
+            }
+        })?,
     };
     let offset = upload.offset();
     match range.filter(|range| range.start != offset) {
@@ -283,7 +301,7 @@ fn finish_upload(
     };
     let Err(error) = ended else { return Ok(stand) };
     // After a failure that is not its bytes' fault the session stands, for a client that knows of it.
-    if matches!(session, Session::New)
+    if matches!(session.after(&error), Session::New)
         && !matches!(error, Error::DigestMismatch(_))
         && let Err(error) = store.cancel_upload(repository, stand.id)
     {
@@ -294,7 +312,7 @@ fn finish_upload(
 
 /// Puts a session away because of an error, which matters more than another one on the way. Blocks.
 fn abandon(upload: Box<dyn Upload>, session: Session, error: Error) -> Error {
-    if let Err(error) = put_away(upload, session) {
+    if let Err(error) = put_away(upload, session.after(&error)) {
         tracing::debug!(%error, "an upload that failed could not be put away");
     }
     error

@@ -237,7 +237,11 @@ mod tests {
             (Error::Unsupported("x".to_owned()), 405, "UNSUPPORTED"),
             (Error::TooManyRequests { retry_after: Duration::from_millis(1500) }, 429, "TOOMANYREQUESTS"),
             (Error::DiskFull { needed: 1, available: 0 }, 507, "UNKNOWN"),
-            (Error::OverBudget { needed: 1, used: 2, budget: 2 }, 507, "UNKNOWN"),
+            (
+                Error::OverBudget { needed: 1, used: 2, budget: 2, in_index: 1, in_uploads: 0, held_back: 0 },
+                507,
+                "UNKNOWN",
+            ),
             (io(std::io::ErrorKind::StorageFull), 507, "UNKNOWN"),
             (io(std::io::ErrorKind::NotFound), 500, "UNKNOWN"),
             (system(23), 503, "UNKNOWN"),

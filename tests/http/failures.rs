@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use sledge::Error;
 use sledge::server::ServerOptions;
 use sledge::store::Push;
+use sledge::store::sled::Options;
 
 use crate::fixture::{Fixture, bytes, sha256, watched};
 use crate::offstage::Offstage;
@@ -88,5 +89,35 @@ fn a_push_in_one_request_that_a_shutdown_breaks_off_leaves_no_session() {
         fixture.shut_down();
         fixture.wait();
         assert!(no_session_is_left(&store));
+    }
+}
+
+/// Its bytes would take the room of what fits, for a week.
+#[test]
+fn a_push_that_the_budget_refuses_ends_its_session() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Options::new().reserve(1 << 20).budget(64 << 20).open(folder.path()).unwrap();
+    let fixture = Fixture::new(Arc::new(store.clone()), ServerOptions::new());
+    let mut client = fixture.client();
+    let free = store.usage().unwrap().free.unwrap();
+    let content = bytes(usize::try_from(free).unwrap() + (4 << 20));
+    let digest = sha256(&content);
+    let (begin, end) = content.split_at(4 << 20);
+    // Refused before the first byte of a request that says its length, and in the middle of one that does not.
+    for chunked in [false, true] {
+        let at = client.send("POST", "/v2/a/blobs/uploads/", &[], b"").expect(202);
+        let mut at = at.header("location").unwrap().to_owned();
+        if !chunked {
+            let begun = client.send("PATCH", &at, &[], begin).expect(202);
+            begun.header("location").unwrap().clone_into(&mut at);
+            client.send("PUT", &format!("{at}?digest={digest}"), &[], end).refused(507, "UNKNOWN");
+        } else {
+            let parts: Vec<&[u8]> = content.chunks(1 << 20).collect();
+            client.send_chunked("PATCH", &at, &[], &parts).refused(507, "UNKNOWN");
+        }
+        client.get(&at).refused(404, "BLOB_UPLOAD_UNKNOWN");
+        while store.usage().unwrap().in_uploads > 0 {
+            std::thread::yield_now();
+        }
     }
 }

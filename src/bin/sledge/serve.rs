@@ -141,6 +141,17 @@ impl Serve {
             options = options.when_full(WhenFull::Evict {
                 pinned: policy::pinned(&[self.pin.as_slice(), &self.immutable_tags].concat()),
             });
+            options = options.on_evicted(|evicted| {
+                let tags: Vec<String> = evicted.tags.iter().map(ToString::to_string).collect();
+                tracing::info!(
+                    repository = %evicted.repository,
+                    digest = %evicted.digest,
+                    tags = tags.join(" "),
+                    unused_seconds = evicted.unused.as_secs(),
+                    bytes = evicted.bytes,
+                    "the cache let an image go to make room"
+                );
+            });
         }
         options.open(data).map_err(|error| match error {
             sledge::Error::NotAStore { .. } => {

@@ -58,15 +58,24 @@ pub(crate) fn of(store: &Sled) -> sledge::Result<Used> {
 
 impl fmt::Display for Used {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Usage { blobs, blob_bytes, manifests, manifest_bytes, in_files, in_index, budget, .. } =
+        let Usage { blobs, blob_bytes, manifests, manifest_bytes, in_files, in_index, in_rest, .. } =
             self.store;
+        let Usage { in_uploads, held_back, held_back_more, budget, free, .. } = self.store;
         writeln!(f, "blobs       {blobs:>14}  {blob_bytes:>18} bytes")?;
         writeln!(f, "manifests   {manifests:>14}  {manifest_bytes:>18} bytes")?;
-        writeln!(f, "on the disk                 {:>18} bytes", in_files + in_index)?;
+        writeln!(f, "on the disk                 {:>18} bytes", in_files + in_index + in_rest)?;
         writeln!(f, "  in files                  {in_files:>18} bytes")?;
-        writeln!(f, "  in the index, the reserve {in_index:>18} bytes")?;
-        if let Some(budget) = budget {
+        writeln!(f, "    of upload sessions      {in_uploads:>18} bytes")?;
+        writeln!(f, "  in the index              {in_index:>18} bytes")?;
+        writeln!(f, "  reserve, quarantine       {in_rest:>18} bytes")?;
+        let more = if held_back_more { " and more" } else { "" };
+        writeln!(
+            f,
+            "waits to be collected       {held_back:>18} bytes{more}, in blobs that no manifest uses"
+        )?;
+        if let (Some(budget), Some(free)) = (budget, free) {
             writeln!(f, "budget                      {budget:>18} bytes")?;
+            writeln!(f, "  free for pushes           {free:>18} bytes")?;
         }
         if self.repositories.is_empty() {
             return Ok(());

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::accounts::Others;
 use super::desk::Desk;
 use super::forecast::Forecast;
 use super::index::{Changes, Index};
@@ -20,7 +21,7 @@ use super::manifests;
 use super::orphans::{self, Searcher};
 use super::progress::{Steps, Watch};
 use super::retain::{self, Retention};
-use super::schema::{self, Kept, Manifest, Tree, Upload, Uptime};
+use super::schema::{self, Kept, Layer, Manifest, Tree, Upload, Uptime};
 use super::store::{Core, REMOVE, Shared, Sled};
 use super::uploads;
 use super::verify::Orphan;
@@ -473,6 +474,16 @@ impl Candidate {
             }
         }
         Ok(found)
+    }
+
+    /// Of a link that nothing keeps: the bytes that go with it.
+    pub(super) fn bytes_behind(&self, index: &Index) -> Result<u64> {
+        let is_abandoned = matches!(self.judge(index)?, Judged::Abandoned);
+        if !is_abandoned || Others::of(index, &self.digest, &self.repository)? != Others::None {
+            return Ok(0);
+        }
+        let layer = index.get::<Layer>(&schema::digest_key(&self.digest))?;
+        Ok(layer.map_or(0, |layer| layer.content.size))
     }
 
     fn foresee(&self, core: &Core, index: &Index, forecast: &mut Forecast) -> Result<()> {

@@ -1,7 +1,10 @@
-//! Rewriting the index of a store that nobody has open, since sled's file does not shrink.
+//! Rewriting the index, since sled's file does not shrink: of a store that nobody has open, and, where it is beyond its share of a
+//! budget and holds little, of one in use.
 
+use std::cell::Cell;
 use std::fs;
 use std::io;
+use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -10,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::folder::{self, Folder};
 use super::index::Index;
-use super::progress::{Steps, Watch};
+use super::progress::{Progress, Steps, Watch};
 use super::rewrite::{self, CACHE, Rewrite};
 use super::schema::{Tree, damaged};
 use crate::error::{Error, Result};
@@ -56,6 +59,48 @@ pub fn compact(folder: impl AsRef<Path>, mut watch: Watch<'_>) -> Result<Compact
     folder::replace_index(folder.path()).map_err(failed)?;
     let after = disk_bytes(&folder.index()).map_err(failed)?;
     Ok(CompactReport { records, before, after, took: begun.elapsed() })
+}
+
+/// What came of the attempt to make an index smaller.
+pub(super) enum Attempt {
+    /// A new one is there to be put in the place of the old one.
+    Made { records: u64 },
+    /// It would have been too large, so that it was given up after so many records.
+    TooLarge { records: u64 },
+}
+
+/// Makes a new index beside the old one, which nobody changes meanwhile and all of which is durable, as long as that takes no more
+/// than so many bytes: what it costs is bounded by them, however large the old one is.
+pub(super) fn attempt(folder: &Folder, old: &Index, most: u64) -> Result<Attempt> {
+    let failed = |error| Error::io(format!("compacting {}", folder.path().display()))(error);
+    let place = folder.path().join(folder::NEW_INDEX);
+    let (records, too_large) = (Cell::new(0), Cell::new(false));
+    let outcome = (|| {
+        let mut watch = |_: &Progress| ControlFlow::Continue(());
+        let mut watch: Watch<'_> = &mut watch;
+        let new = Rewrite::begin(&place)?;
+        new.copy(&mut Steps::begin(&mut watch, "copying records", None)?, |tree, after| {
+            if disk_bytes(&place).map_err(failed)? > most {
+                too_large.set(true);
+                return Err(Error::Interrupted("copying records".to_owned()));
+            }
+            let page = rewrite::page(old, tree, after)?;
+            records.set(records.get() + page.len() as u64);
+            Ok(page)
+        })?;
+        new.finish()?;
+        compare(old, &Index::open(&place, CACHE)?, &mut Steps::begin(&mut watch, "comparing", None)?)?;
+        folder::sync_tree(&place).map_err(failed)
+    })();
+    let records = records.get();
+    match outcome {
+        Ok(()) => Ok(Attempt::Made { records }),
+        Err(error) => {
+            // Where that fails, the next opening does it.
+            let _ = fs::remove_dir_all(&place);
+            if too_large.get() { Ok(Attempt::TooLarge { records }) } else { Err(error) }
+        }
+    }
 }
 
 fn compare(old: &Index, new: &Index, steps: &mut Steps<'_, '_>) -> Result<()> {

@@ -36,6 +36,8 @@ pub(super) struct Desk<'a> {
     entered: &'a mut usize,
     retired: &'a mut Vec<Retired>,
     copying: &'a mut Copying,
+    /// How many entries were removed since the index was last rewritten, or that was last tried.
+    removed: &'a mut u64,
     /// The first failure of the index itself. What comes after it is refused: the index must be opened again (D8).
     failure: Option<Error>,
 }
@@ -47,8 +49,9 @@ impl<'a> Desk<'a> {
         entered: &'a mut usize,
         retired: &'a mut Vec<Retired>,
         copying: &'a mut Copying,
+        removed: &'a mut u64,
     ) -> Self {
-        Self { index, now, reopened, entered, retired, copying, failure: None }
+        Self { index, now, reopened, entered, retired, copying, removed, failure: None }
     }
 
     pub(super) const fn index(&self) -> &Index {
@@ -80,6 +83,7 @@ impl<'a> Desk<'a> {
         }
         self.check()?;
         *self.entered += changes.size();
+        *self.removed += changes.entries().filter(|(_, _, value)| value.is_none()).count() as u64;
         let outcome = self.index.apply(changes);
         self.noting(outcome)?;
         if let Some(journal) = &mut self.copying.journal {

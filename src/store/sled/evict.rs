@@ -11,11 +11,12 @@ use super::keep;
 use super::layers;
 use super::manifests;
 use super::options::WhenFull;
-use super::schema::{self, Kept, Manifest as Recorded, Tree, Uptime};
+use super::schema::{self, Kept, Manifest as Recorded, Tree, Upload, Uptime};
 use super::store::{Core, REMOVE, Shared};
+use super::uploads;
 use super::writer::Terms;
 use crate::error::{Error, Result};
-use crate::oci::{Digest, Manifest, RepositoryName};
+use crate::oci::{Digest, Manifest, RepositoryName, Tag};
 use crate::store::Pinned;
 
 /// Of an image that is used all the time, that is written down no more often than this.
@@ -26,6 +27,18 @@ const SLACK: u64 = 4 << 20;
 
 /// How many of an image's parts are removed in one piece of the writer's work.
 const BATCH: usize = 32;
+
+/// In a cache that is full, an upload session is over when nobody has gone on with it for so long.
+const SESSION_IDLE: Duration = Duration::from_secs(5 * 60);
+
+/// How many sessions are looked at each time.
+const SESSIONS: usize = 1024;
+
+/// ... and a blob goes that no image has come to use for so long, where the grace time is longer.
+const BLOB_IDLE: Duration = Duration::from_secs(3600);
+
+/// So many of an image's tags are told when it goes.
+const TAGS_TOLD: usize = 10;
 
 /// How many entries of `used-1` are read at a time.
 const PAGE: usize = 64;
@@ -49,26 +62,54 @@ pub(super) fn note_use(shared: &Shared, repository: &RepositoryName, digest: &Di
     });
 }
 
+/// An image that a cache let go of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Evicted {
+    /// Where it was.
+    pub repository: RepositoryName,
+    /// Its manifest or index.
+    pub digest: Digest,
+    /// The tags that pointed at it, the first ten.
+    pub tags: Vec<Tag>,
+    /// How long nobody had pushed or pulled it, by the store's own uptime.
+    pub unused: Duration,
+    /// The bytes of the manifests and blobs that went with it.
+    pub bytes: u64,
+}
+
 /// Sees to it that so many bytes more are within the budget, in a cache by letting images go.
 ///
 /// # Errors
 /// [`Error::OverBudget`] where that is not so, though in a cache all has gone that may.
 pub(super) fn make_room(shared: &Shared, more: u64) -> Result<()> {
     let core = &shared.core;
-    let WhenFull::Evict { pinned } = &core.options.when_full else { return core.room.check(more) };
-    let wanted = more.saturating_add(SLACK);
+    let (pinned, wanted) = match &core.options.when_full {
+        WhenFull::Refuse => (None, more),
+        WhenFull::Evict { pinned } => (Some(pinned), more.saturating_add(SLACK)),
+    };
     if core.room.check(wanted).is_ok() {
         return Ok(());
+    }
+    if core.room.index_beyond_share().is_some() {
+        // Before additions, the writer rewrites an index that holds little. What else becomes of this one is decided below.
+        let _ = shared.writer.run(Terms { adds: true, ..Terms::default() }, |_| Ok(()));
+    }
+    let Some(pinned) = pinned else { return core.room.check(more) };
+    if core.room.index_fills_budget() {
+        // However many images went, the index would take the room of all of them.
+        return core.room.check(more);
     }
     // What would not fit though all images went is refused before one does.
     core.room.check_alone(more)?;
     // One at a time: the second finds the room that the first has made.
-    let _evicting = shared.evicting.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut looked_at = shared.evicting.lock().unwrap_or_else(PoisonError::into_inner);
     if !wait_for_files(shared)? {
         // A snapshot holds what is removed: to let images go would not make room.
         return core.room.check(more);
     }
-    collect(shared)?;
+    end_sessions(shared, &mut looked_at)?;
+    collect(shared, wanted)?;
     let mut after: Option<Vec<u8>> = None;
     while core.room.check(wanted).is_err() {
         let page = core.read(|index| page(index, after.as_deref()))?;
@@ -80,7 +121,8 @@ pub(super) fn make_room(shared: &Shared, more: u64) -> Result<()> {
             }
             // What is damaged is for `verify`; here the next one goes.
             let Ok((used_at, repository, digest)) = schema::used_of_key(key) else { continue };
-            if evict(shared, used_at, &repository, &digest, pinned)? {
+            if let Some(evicted) = evict(shared, used_at, &repository, &digest, pinned)? {
+                core.options.on_evicted.tell(&evicted);
                 if !wait_for_files(shared)? {
                     return core.room.check(more);
                 }
@@ -91,29 +133,63 @@ pub(super) fn make_room(shared: &Shared, more: u64) -> Result<()> {
     core.room.check(more)
 }
 
-/// Blobs that no image came to use, whose grace time has passed, go before any image does.
-fn collect(shared: &Shared) -> Result<()> {
+/// Upload sessions that nobody has gone on with for a while go before anything does. Of very many some are looked at, and those that
+/// follow the next time: `after` says where.
+fn end_sessions(shared: &Shared, after: &mut Option<Vec<u8>>) -> Result<()> {
     let core = &shared.core;
-    let grace = core.options.grace;
-    let due = core.read(|index| {
-        let keys = index.scan(Tree::Candidates, &schema::candidates(Kept::Link), None)?;
-        let candidates = keys.map(|entry| Candidate::of_key(Kept::Link, &entry?.0));
-        let due = |candidate: &Result<Candidate>| {
-            candidate.as_ref().map_or(true, |candidate| core.clock.now().since(candidate.since) >= grace)
-        };
-        Ok(candidates.take_while(due).take(PAGE).filter_map(Result::ok).collect::<Vec<_>>())
+    let found = core.read(|index| {
+        let sessions = index.scan(Tree::Uploads, &[], after.as_deref())?.take(SESSIONS);
+        sessions.map(|entry| entry.map(|(key, value)| (key.to_vec(), value))).collect::<Result<Vec<_>>>()
     })?;
-    for batch in due.chunks(BATCH) {
-        let batch = batch.to_vec();
+    *after = found.last().filter(|_| found.len() == SESSIONS).map(|(key, _)| key.clone());
+    let mut ended = false;
+    for (key, value) in found {
+        // What is damaged is for `verify`.
+        let (Ok(id), Ok(upload)) = (schema::session_of_key(&key), schema::decode::<Upload>(&value)) else {
+            continue;
+        };
+        if core.clock.now().since(upload.updated_at) >= SESSION_IDLE {
+            let expired = uploads::expire_idle(shared, id, &upload, SESSION_IDLE);
+            ended |= matches!(expired, Ok(true));
+            passing_over_damage(expired.map(drop))?;
+        }
+    }
+    if ended {
+        wait_for_files(shared)?;
+    }
+    Ok(())
+}
+
+/// Blobs that no image came to use go before any image does, as far as they have to: those whose grace time has passed, and others
+/// that have waited for a manifest for long.
+fn collect(shared: &Shared, wanted: u64) -> Result<()> {
+    let core = &shared.core;
+    let age = core.options.grace.min(BLOB_IDLE);
+    let prefix = schema::candidates(Kept::Link);
+    let mut after: Option<Vec<u8>> = None;
+    while core.room.check(wanted).is_err() {
+        let page = core.read(|index| {
+            let keys = index.scan(Tree::Candidates, &prefix, after.as_deref())?.take(BATCH);
+            keys.map(|entry| entry.map(|(key, _)| key.to_vec())).collect::<Result<Vec<_>>>()
+        })?;
+        let Some(last) = page.last() else { break };
+        after = last.get(prefix.len()..).map(<[u8]>::to_vec);
+        let now = core.clock.now();
+        // In the order of their age; what is damaged is for `verify`.
+        let candidates = page.iter().filter_map(|key| Candidate::of_key(Kept::Link, key).ok());
+        let due: Vec<_> = candidates.take_while(|candidate| now.since(candidate.since) >= age).collect();
+        if due.is_empty() {
+            break;
+        }
         shared.writer.run(REMOVE, move |desk| {
-            for candidate in batch {
-                passing_over_damage(candidate.remove(desk, grace).map(drop))?;
+            for candidate in due {
+                passing_over_damage(candidate.remove(desk, age).map(drop))?;
             }
             Ok(())
         })?;
-    }
-    if !due.is_empty() {
-        wait_for_files(shared)?;
+        if !wait_for_files(shared)? {
+            break;
+        }
     }
     Ok(())
 }
@@ -123,16 +199,19 @@ fn page(index: &Index, after: Option<&[u8]>) -> Result<Vec<Vec<u8>>> {
     keys.map(|entry| entry.map(|(key, _)| key.to_vec())).collect()
 }
 
-/// Removes an image and what only it uses, if it is one that may go; whether it did.
+/// Removes an image and what only it uses, if it is one that may go; says what went.
 fn evict(
     shared: &Shared,
     used_at: Uptime,
     repository: &RepositoryName,
     digest: &Digest,
     pinned: &Pinned,
-) -> Result<bool> {
+) -> Result<Option<Evicted>> {
     let root = Part { repository: repository.clone(), digest: *digest, seen: Some(used_at) };
-    let Some(mut parts) = root.remove_manifest(shared, pinned)? else { return Ok(false) };
+    let core = &shared.core;
+    let tags = core.read(|index| keep::tags(index, repository, digest, TAGS_TOLD))?;
+    let Some(removed) = root.remove_manifest(shared, pinned)? else { return Ok(None) };
+    let Removed { mut bytes, mut parts } = removed;
     // Each part is looked at once its own parent is gone; a manifest among them brings its own.
     while !parts.is_empty() {
         let batch = parts.split_off(parts.len().saturating_sub(BATCH));
@@ -143,16 +222,30 @@ fn evict(
             if is_manifest { manifests.push(part) } else { blobs.push(part) }
         }
         for part in manifests {
-            parts.extend(part.remove_manifest(shared, pinned)?.unwrap_or_default());
-        }
-        shared.writer.run(REMOVE, move |desk| {
-            for part in &blobs {
-                passing_over_damage(part.unlink(desk))?;
+            if let Some(removed) = part.remove_manifest(shared, pinned)? {
+                bytes += removed.bytes;
+                parts.extend(removed.parts);
             }
-            Ok(())
+        }
+        bytes += shared.writer.run(REMOVE, move |desk| {
+            let mut bytes = 0;
+            for part in &blobs {
+                bytes += match part.unlink(desk) {
+                    Err(Error::Damaged { .. }) => 0,
+                    unlinked => unlinked?,
+                };
+            }
+            Ok(bytes)
         })?;
     }
-    Ok(true)
+    let unused = core.clock.now().since(used_at);
+    Ok(Some(Evicted { repository: repository.clone(), digest: *digest, tags, unused, bytes }))
+}
+
+/// What removing a manifest gave back, and what it was made of.
+struct Removed {
+    bytes: u64,
+    parts: Vec<Part>,
 }
 
 /// A manifest or a blob in a repository.
@@ -170,7 +263,7 @@ impl Part {
 
     /// Removes the manifest, unless it is kept: says what it was made of. An image that was chosen is kept by an index, by its
     /// subject and by pinned tags, and by having been used meanwhile; what went with one is kept by any tag too.
-    fn remove_manifest(&self, shared: &Shared, pinned: &Pinned) -> Result<Option<Vec<Self>>> {
+    fn remove_manifest(&self, shared: &Shared, pinned: &Pinned) -> Result<Option<Removed>> {
         let core = &shared.core;
         let Some(recorded) = core.read(|index| index.get::<Recorded>(&self.key()))? else { return Ok(None) };
         let mut parts = self.parts(core, &recorded);
@@ -200,7 +293,7 @@ impl Part {
         }
         let referrers = core.read(|index| keep::referrers(index, &self.repository, &self.digest))?;
         parts.extend(referrers.into_iter().map(|digest| self.beside(digest)));
-        Ok(Some(parts))
+        Ok(Some(Removed { bytes: recorded.content.size, parts }))
     }
 
     /// What the manifest references. Where its bytes are no longer there, collection finds what it leaves.
@@ -217,13 +310,14 @@ impl Part {
         Self { repository: self.repository.clone(), digest, seen: None }
     }
 
-    /// Runs on the writer's thread.
-    fn unlink(&self, desk: &mut Desk<'_>) -> Result<()> {
+    /// Says how many bytes went. Runs on the writer's thread.
+    fn unlink(&self, desk: &mut Desk<'_>) -> Result<u64> {
         let linked = desk.index().contains(Tree::Links, &self.key())?;
         if !linked || keep::is_part_of_another(desk.index(), &self.repository, &self.digest)? {
-            return Ok(());
+            return Ok(0);
         }
-        layers::unlink(desk, &self.repository, &self.digest).map(drop)
+        let gone = layers::unlink(desk, &self.repository, &self.digest)?;
+        Ok(gone.map_or(0, |content| content.size))
     }
 }
 

@@ -184,6 +184,14 @@ impl Folder {
         remove_file(&path)
     }
 
+    /// Finishes, or takes back, what replaced the index and was cut short by an error: the one that is then in its place is the one
+    /// that counts, also after a power cut. An index that is missing is not made anew.
+    pub(super) fn settle_index(&self) -> Result<()> {
+        let failed = Error::io(format!("putting the index back in {}", self.path.display()));
+        put_back(&self.path).and_then(|()| clear_replaced(&self.path)).map_err(failed)?;
+        if self.index().exists() { Ok(()) } else { Err(no_index(&self.path)) }
+    }
+
     /// Makes room for what is about to be written where the disk has none: the reserve is for that.
     pub(super) fn make_room(&self) {
         if self.available().is_ok_and(|available| available < RESERVE) {
@@ -363,9 +371,29 @@ pub(super) fn publish(path: &Path) -> io::Result<()> {
 /// Puts a new index, finished and durable, in the place of the one that is there, which nobody has open. At each moment the
 /// old one or the new one is found, under a name that [`Folder::open`] knows what to do with.
 pub(super) fn replace_index(path: &Path) -> io::Result<()> {
+    // sled's threads end a moment after its last handle: what they still write goes by the folder's name.
+    await_release(&path.join(INDEX))?;
+    await_release(&path.join(NEW_INDEX))?;
     fs::rename(path.join(INDEX), path.join(REPLACED_INDEX))?;
     fs::rename(path.join(NEW_INDEX), path.join(INDEX))?;
     clear_replaced(path)
+}
+
+/// Waits until nobody in this process has the index any more.
+fn await_release(index: &Path) -> io::Result<()> {
+    let file = File::open(index.join("db"))?;
+    let mut attempts = 0;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return file.unlock(),
+            Err(TryLockError::WouldBlock) if attempts < 200 => {
+                attempts += 1;
+                thread::sleep(Duration::from_millis(5));
+            }
+            Err(TryLockError::WouldBlock) => return Err(ErrorKind::WouldBlock.into()),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
 }
 
 /// A replacement that was cut short between its two renames: the index that was to be replaced is the one that counts.

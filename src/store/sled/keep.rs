@@ -12,7 +12,7 @@ use super::layers;
 use super::manifests;
 use super::schema::{self, Kept, Link, Manifest, Tree, Uptime};
 use crate::error::Result;
-use crate::oci::{Digest, Reference, RepositoryName};
+use crate::oci::{Digest, Reference, RepositoryName, Tag};
 
 /// Whether a manifest references the link, or an index the manifest.
 fn is_referenced(index: &Index, repository: &RepositoryName, digest: &Digest) -> Result<bool> {
@@ -37,6 +37,18 @@ pub(super) fn is_part_of_another(
 
 pub(super) fn is_tagged(index: &Index, repository: &RepositoryName, digest: &Digest) -> Result<bool> {
     has_any(index, Tree::Tagged, repository, digest)
+}
+
+/// The tags that point at a manifest, the first few of them.
+pub(super) fn tags(
+    index: &Index,
+    repository: &RepositoryName,
+    digest: &Digest,
+    limit: usize,
+) -> Result<Vec<Tag>> {
+    let prefix = schema::digest_within(repository, digest);
+    let entries = index.scan(Tree::Tagged, &prefix, None)?.take(limit);
+    entries.map(|entry| schema::tag_after(Tree::Tagged, &entry?.0, &prefix)).collect()
 }
 
 /// The most referrers that go with their subject at once; collection takes the others when their time has passed.

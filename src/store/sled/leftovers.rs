@@ -19,12 +19,23 @@ use super::store::Core;
 use crate::error::Result;
 use crate::oci::{self, Digest, RepositoryName};
 
+/// How many bytes of the room a file is counted with: as many are given back when it has gone, whatever is left of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Counted {
+    Nothing,
+    /// As many as its record says.
+    Recorded,
+    /// As many as it had when the store was opened, or was being written.
+    Found,
+    /// An upload's: the record may be older than the last of it.
+    Either,
+}
+
 /// Retired content on its way out.
 #[derive(Debug)]
 pub(super) struct Retired {
     leftover: Leftover,
-    /// Whether its file is counted among the content.
-    counted: bool,
+    counted: Counted,
     /// A manifest's references that are still recorded; `None` until they were read from its bytes.
     references: Option<Vec<Digest>>,
     /// How far the repository's references have been searched for the manifest's, where its bytes do not tell which they are;
@@ -36,12 +47,28 @@ pub(super) struct Retired {
 
 impl Retired {
     pub(super) const fn new(leftover: Leftover) -> Self {
-        Self { leftover, counted: true, references: None, search: None, referrers: Some(Vec::new()) }
+        Self {
+            leftover,
+            counted: Counted::Found,
+            references: None,
+            search: None,
+            referrers: Some(Vec::new()),
+        }
+    }
+
+    /// An upload's bytes.
+    pub(super) fn of_upload(self) -> Self {
+        Self { counted: Counted::Either, ..self }
+    }
+
+    /// What was never counted, as no record had named it.
+    pub(super) fn uncounted(self) -> Self {
+        Self { counted: Counted::Nothing, ..self }
     }
 
     /// With when the content was quarantined, if it was: since then it is not counted, even where its file was not yet moved.
     pub(super) fn was(self, quarantined_at: Option<Timestamp>) -> Self {
-        Self { counted: quarantined_at.is_none(), ..self }
+        if quarantined_at.is_some() { self.uncounted() } else { self }
     }
 
     pub(super) const fn content(&self) -> Uuid {
@@ -58,7 +85,7 @@ pub(super) fn retire(
     let manifest = manifest.map(|(repository, digest)| (repository.to_string(), digest.into()));
     let leftover = Leftover { content, manifest };
     changes.set(schema::id_key(content.placement.id()), &leftover)?;
-    Ok(Retired::new(leftover))
+    Ok(Retired { counted: Counted::Recorded, ..Retired::new(leftover) })
 }
 
 /// Writes down that content is to be removed, before it is written: [`give_up`] or the publishing transaction follows.
@@ -72,7 +99,9 @@ pub(super) fn reserve(desk: &mut Desk<'_>, leftover: &Leftover) -> Result<()> {
 pub(super) fn give_up(desk: &mut Desk<'_>, leftover: Leftover) -> Result<()> {
     let id = leftover.content.placement.id();
     if is_reserved(desk, id)? {
-        desk.retire(Retired::new(leftover));
+        // Only a manifest's was counted: what else is given up are orphans, which no record had named.
+        let retired = Retired::new(leftover);
+        desk.retire(if retired.leftover.manifest.is_some() { retired } else { retired.uncounted() });
     }
     Ok(())
 }
@@ -253,13 +282,17 @@ impl Retired {
         // In this order: what is put aside meanwhile is moved from the one to the other, never back.
         if let Placement::File(id) = placement {
             let path = core.folder.content(id);
-            let found = fs::metadata(&path).map(|found| found.len());
+            let found = fs::metadata(&path).map_or(0, |found| blocks(found.len()));
             if !folder::remove_file(&path) {
                 return false;
             }
-            if self.counted {
-                core.room.shrink(found.map_or(0, blocks));
-            }
+            let recorded = blocks(self.leftover.content.size);
+            core.room.shrink(match self.counted {
+                Counted::Nothing => 0,
+                Counted::Recorded => recorded,
+                Counted::Found => found,
+                Counted::Either => found.max(recorded),
+            });
         }
         core.folder.remove_quarantined(placement.id())
     }

@@ -105,7 +105,7 @@ impl Put {
         let contents = manifest.contents()?;
         let id = content::new_id();
         let bytes = manifest.bytes();
-        let inline = core.options.inline.admits(bytes.len());
+        let inline = core.takes_inline(bytes.len());
         let placement = if inline { Placement::Inline(id) } else { Placement::File(id) };
         Ok(Self {
             repository: repository.clone(),

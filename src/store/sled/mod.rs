@@ -45,6 +45,7 @@ mod store;
 mod uploads;
 mod usage;
 mod verify;
+mod waiting;
 mod waker;
 mod writer;
 
@@ -54,6 +55,7 @@ mod tests;
 pub use carry::{BadContent, Carried, Files};
 pub use collect::{CollectOptions, Collected, Untagged};
 pub use compact::{CompactReport, compact};
+pub use evict::Evicted;
 pub use options::{Durability, Inline, Options, WhenFull};
 pub use progress::{Progress, Watch};
 pub use rescue::{Incomplete, RESCUED, RescueReport, rescue};

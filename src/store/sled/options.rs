@@ -1,8 +1,11 @@
 //! How a store is opened.
 
+use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::evict::Evicted;
 use super::room::LEAST_BUDGET;
 use super::store::Sled;
 use crate::error::{Error, Result};
@@ -23,6 +26,7 @@ pub struct Options {
     pub(super) grace: Duration,
     pub(super) budget: Option<u64>,
     pub(super) when_full: WhenFull,
+    pub(super) on_evicted: OnEvicted,
 }
 
 impl Default for Options {
@@ -37,6 +41,7 @@ impl Default for Options {
             grace: Duration::from_secs(24 * 3600),
             budget: None,
             when_full: WhenFull::Refuse,
+            on_evicted: OnEvicted::default(),
         }
     }
 }
@@ -90,7 +95,9 @@ impl Options {
 
     /// The most bytes that the folder takes on the disk, all of it counted: content, open upload sessions, the index. What would
     /// go beyond is refused with [`Error::OverBudget`]. The last 16 MiB are kept for the index, whose file grows by 4 MiB at a
-    /// time and does not shrink ([`compact`](super::compact) makes it small again): so much is left unused by what is pushed.
+    /// time: so much is left unused by what is pushed. Where the index takes more than a quarter of the budget, content goes to
+    /// files that would be inline, unless all of it is; and it is written anew before additions, where it holds little
+    /// ([`compact`](super::compact) does it where it holds more).
     /// At least 64 MiB. Default: what the filesystem has.
     pub const fn budget(mut self, bytes: u64) -> Self {
         self.budget = Some(bytes);
@@ -100,6 +107,13 @@ impl Options {
     /// What becomes of a push for which the budget has no room. Default: it is refused.
     pub fn when_full(mut self, then: WhenFull) -> Self {
         self.when_full = then;
+        self
+    }
+
+    /// Who is told of each image that a cache lets go of, after that. It is called by who pushes, who waits for it, and must not use
+    /// the store.
+    pub fn on_evicted(mut self, tell: impl Fn(&Evicted) + Send + Sync + 'static) -> Self {
+        self.on_evicted = OnEvicted(Some(Arc::new(tell)));
         self
     }
 
@@ -162,6 +176,26 @@ impl Default for Inline {
     }
 }
 
+type Tell = dyn Fn(&Evicted) + Send + Sync;
+
+/// Who is told of images that went.
+#[derive(Clone, Default)]
+pub(super) struct OnEvicted(Option<Arc<Tell>>);
+
+impl OnEvicted {
+    pub(super) fn tell(&self, evicted: &Evicted) {
+        if let Some(tell) = &self.0 {
+            tell(evicted);
+        }
+    }
+}
+
+impl fmt::Debug for OnEvicted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "OnEvicted(_)" } else { "OnEvicted" })
+    }
+}
+
 /// What becomes of a push for which the budget has no room.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
@@ -170,7 +204,9 @@ pub enum WhenFull {
     #[default]
     Refuse,
     /// Images go that were neither pushed nor pulled for the longest time, until there is room: for caches that can fetch
-    /// again. An image goes whole, with what only it uses; layers that another one uses stay.
+    /// again. An image goes whole, with what only it uses; layers that another one uses stay. Before any image does, upload
+    /// sessions go that nobody has gone on with for 5 minutes, and blobs that no image has come to use in the grace time or
+    /// in an hour, whichever is shorter.
     Evict {
         /// Images that one of these tags points at stay.
         pinned: Pinned,

@@ -13,15 +13,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use uuid::Uuid;
 
 use super::accounts;
+use super::evict;
 use super::folder::Folder;
 use super::index::Index;
 use super::schema::{self, BLOCK, Leftover, Placement, Tree, Upload};
-use super::store::Core;
+use super::store::{Core, Shared};
 use crate::error::{Error, Result};
 
 /// What a budget keeps for the index: additions stop so far below it, so that deletion and collection still can write. sled's file
 /// grows by segments of 4 MiB and does not shrink.
 pub(super) const KEPT_FOR_INDEX: u64 = 16 << 20;
+
+/// The part of a budget that the index's files take before small content goes to files of its own: one of so many.
+const INDEX_SHARE: u64 = 4;
+
+/// How far a promise goes ahead of what has come at the least, in bytes; where that is less, a small part of the budget.
+const STEP: u64 = 16 << 20;
 
 /// The least budget that makes sense: what an empty store takes, and what is kept for its index.
 pub(super) const LEAST_BUDGET: u64 = 64 << 20;
@@ -35,6 +42,8 @@ pub(super) struct Room {
     promised: AtomicU64,
     /// Bytes of the index's files and all else, when they were last looked at.
     rest: AtomicU64,
+    /// Of these, the index's.
+    index: AtomicU64,
 }
 
 impl Room {
@@ -62,6 +71,7 @@ impl Room {
             files: AtomicU64::new(files),
             promised: AtomicU64::new(0),
             rest: AtomicU64::new(0),
+            index: AtomicU64::new(0),
         };
         room.look_at_rest(folder);
         Ok(room)
@@ -71,7 +81,26 @@ impl Room {
     pub(super) fn look_at_rest(&self, folder: &Folder) {
         if self.budget.is_some() {
             self.rest.store(rest(folder), Ordering::Relaxed);
+            self.index.store(taken(&folder.index()), Ordering::Relaxed);
         }
+    }
+
+    /// What the index's files took when they were last looked at, in bytes, where that is more than their share. Then what could be
+    /// inline goes to files: those give their room back when they go, and sled's file does not.
+    pub(super) fn index_beyond_share(&self) -> Option<u64> {
+        let index = self.index.load(Ordering::Relaxed);
+        self.budget.filter(|budget| index > budget / INDEX_SHARE).map(|_| index)
+    }
+
+    /// Whether the index's files take more than half of the budget, which no content in files is the reason of.
+    pub(super) fn index_fills_budget(&self) -> bool {
+        let index = self.index.load(Ordering::Relaxed);
+        self.budget.is_some_and(|budget| index > budget / 2)
+    }
+
+    /// How many bytes are left of the budget, those among them that are kept for the index; where there is none, no end of them.
+    pub(super) fn left(&self) -> u64 {
+        self.budget.map_or(u64::MAX, |budget| budget.saturating_sub(self.used()))
     }
 
     /// What files in `content/` take, in bytes.
@@ -89,10 +118,35 @@ impl Room {
         let used = self.used();
         let needed =
             more.saturating_add(self.promised.load(Ordering::Relaxed)).saturating_add(KEPT_FOR_INDEX);
-        if used.saturating_add(needed) > budget {
-            return Err(Error::OverBudget { needed: more, used, budget });
-        }
-        Ok(())
+        if used.saturating_add(needed) > budget { Err(self.refusal(more)) } else { Ok(()) }
+    }
+
+    /// Sets so many bytes aside, if they are within the budget.
+    fn promise(&self, bytes: u64) -> Result<()> {
+        // Counted first and taken back if it was too much, as in `grow`.
+        self.promised.fetch_add(bytes, Ordering::Relaxed);
+        self.check(0).map_err(|error| {
+            self.promised.fetch_sub(bytes, Ordering::Relaxed);
+            error.of_needed(bytes)
+        })
+    }
+
+    /// How far a promise goes ahead of what has come, at the least.
+    pub(super) fn step(&self) -> u64 {
+        self.budget.map_or(STEP, |budget| (budget / 64).min(STEP))
+    }
+
+    /// What could still be pushed, in bytes, if there is a budget.
+    pub(super) fn free(&self) -> Option<u64> {
+        self.budget?;
+        Some(self.left().saturating_sub(self.promised.load(Ordering::Relaxed)).saturating_sub(KEPT_FOR_INDEX))
+    }
+
+    /// What is told to who finds no room for so many bytes.
+    pub(super) fn refusal(&self, needed: u64) -> Error {
+        let budget = self.budget.unwrap_or(u64::MAX);
+        let in_index = self.index.load(Ordering::Relaxed);
+        Error::OverBudget { needed, used: self.used(), budget, in_index, in_uploads: 0, held_back: 0 }
     }
 
     /// Whether so many bytes would be within the budget beside the index and what was promised, if no content were there.
@@ -100,7 +154,7 @@ impl Room {
         let Some(budget) = self.budget else { return Ok(()) };
         let beside = self.rest.load(Ordering::Relaxed) + self.promised.load(Ordering::Relaxed);
         if more.saturating_add(beside).saturating_add(KEPT_FOR_INDEX) > budget {
-            return Err(Error::OverBudget { needed: more, used: self.used(), budget });
+            return Err(self.refusal(more));
         }
         Ok(())
     }
@@ -114,12 +168,7 @@ impl Room {
             && let Err(error) = self.check(0)
         {
             self.shrink(bytes);
-            return Err(match error {
-                Error::OverBudget { used, budget, .. } => {
-                    Error::OverBudget { needed: bytes, used: used.saturating_sub(bytes), budget }
-                }
-                error => error,
-            });
+            return Err(error.of_needed(bytes));
         }
         Ok(())
     }
@@ -139,38 +188,77 @@ impl Room {
     }
 }
 
-/// Room that is kept for who said how much will come. What did not come is given back when it is dropped.
+/// Room that is kept for who said how much will come, a little ahead of what has come: who says much and brings nothing is not to
+/// keep it from others. What did not come is given back when it is dropped.
 pub(super) struct Promise {
     core: Arc<Core>,
+    /// What is yet to come of what was announced.
+    coming: u64,
+    /// What has come.
+    came: u64,
+    /// Kept, and not used yet.
     left: u64,
 }
 
 impl Promise {
-    /// Admits so many bytes, or refuses them before the first has come.
-    pub(super) fn of(core: &Arc<Core>, bytes: u64) -> Result<Self> {
-        check_disk(core, bytes)?;
-        let promise = Self { core: Arc::clone(core), left: bytes };
-        core.room.promised.fetch_add(bytes, Ordering::Relaxed);
-        match core.room.check(0) {
-            Ok(()) => Ok(promise),
-            Err(Error::OverBudget { used, budget, .. }) => {
-                Err(Error::OverBudget { needed: bytes, used, budget })
-            }
-            Err(error) => Err(error),
+    pub(super) fn of(shared: &Shared, bytes: u64) -> Result<Self> {
+        let mut promise = Self { core: Arc::clone(&shared.core), coming: blocks(bytes), came: 0, left: 0 };
+        promise.keep_ahead(shared).map(|()| promise)
+    }
+
+    /// Keeps room for as much again as has come, and a little more, but no more than is to come. Whoever cannot be kept half of
+    /// that is refused while much is left, and lets go of it at once: so of two who do not both fit, one comes to its end.
+    pub(super) fn keep_ahead(&mut self, shared: &Shared) -> Result<()> {
+        let wanted = self.wanted();
+        let more = wanted.saturating_sub(self.left);
+        if self.try_to_keep_ahead() || self.left >= wanted / 2 {
+            return Ok(());
         }
+        // In a cache there may be images to let go of.
+        match evict::make_room(shared, more).and_then(|()| self.core.room.promise(more)) {
+            Ok(()) => self.left += more,
+            Err(error) => {
+                self.give_back();
+                return Err(error.of_needed(self.coming));
+            }
+        }
+        Ok(())
+    }
+
+    /// The same where there is room without further ado; `false` where there is none.
+    pub(super) fn try_to_keep_ahead(&mut self) -> bool {
+        let more = self.wanted().saturating_sub(self.left);
+        let kept = more == 0 || self.core.room.promise(more).is_ok();
+        self.left += if kept { more } else { 0 };
+        kept
+    }
+
+    fn wanted(&self) -> u64 {
+        self.coming.min(self.came.saturating_add(self.core.room.step()))
+    }
+
+    /// Whether so many bytes more have their room.
+    pub(super) const fn covers(&self, bytes: u64) -> bool {
+        self.left >= bytes
     }
 
     fn use_up(&mut self, bytes: u64) -> u64 {
         let used = bytes.min(self.left);
         self.left -= used;
+        self.coming = self.coming.saturating_sub(bytes);
+        self.came += bytes;
         self.core.room.promised.fetch_sub(used, Ordering::Relaxed);
         used
+    }
+
+    fn give_back(&mut self) {
+        self.core.room.promised.fetch_sub(std::mem::take(&mut self.left), Ordering::Relaxed);
     }
 }
 
 impl Drop for Promise {
     fn drop(&mut self) {
-        self.core.room.promised.fetch_sub(self.left, Ordering::Relaxed);
+        self.give_back();
     }
 }
 
@@ -187,7 +275,7 @@ pub(super) fn rest(folder: &Folder) -> u64 {
 }
 
 /// What a file takes, or all below a folder. What cannot be looked at takes nothing.
-fn taken(path: &Path) -> u64 {
+pub(super) fn taken(path: &Path) -> u64 {
     let Ok(found) = fs::symlink_metadata(path) else { return 0 };
     if found.is_dir() {
         let entries = fs::read_dir(path).into_iter().flatten().flatten();

@@ -221,6 +221,29 @@ impl Sessions {
         }
     }
 
+    /// Ends a session that nobody has in hand, and waits for nobody: whoever makes room may have another one in hand. Until
+    /// `discard` has returned it counts as busy.
+    pub(super) fn end_idle(
+        &self,
+        repository: &RepositoryName,
+        id: Uuid,
+        discard: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        let session = Arc::new(Session::new(id, repository));
+        let held = lock(&session.held);
+        {
+            let mut table = lock(&self.table);
+            if table.sessions.contains_key(&id) {
+                return Ok(());
+            }
+            table.sessions.insert(id, Arc::clone(&session));
+        }
+        let outcome = discard();
+        self.forget(&session);
+        drop(held);
+        outcome
+    }
+
     /// Takes the session out of hand. To be called with the session held, or somebody could come in between.
     pub(super) fn forget(&self, session: &Arc<Session>) {
         let mut table = lock(&self.table);

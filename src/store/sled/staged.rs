@@ -160,6 +160,9 @@ impl State {
             Inline::UpTo(most) => most,
             Inline::Everything => Inline::MOST,
         };
+        if let Some(promise) = &mut promise {
+            promise.keep_ahead(shared)?;
+        }
         if let Bytes::Held(held) = &mut self.bytes {
             if held.len() + bytes.len() <= hold {
                 held.extend_from_slice(bytes);
@@ -168,14 +171,15 @@ impl State {
             }
             self.spill(shared, session, promise.as_deref_mut())?;
         }
-        self.look_at_space(shared, bytes.len() as u64)?;
+        let has_room = promise.as_ref().is_some_and(|promise| promise.covers(bytes.len() as u64));
+        self.look_at_space(shared, bytes.len() as u64, has_room)?;
         self.check_reopened(shared, session)?;
         match &mut self.bytes {
             Bytes::Held(_) => {}
             Bytes::File { id, file, counted, .. } => {
                 let needed = blocks(self.offset + bytes.len() as u64);
                 if needed > *counted {
-                    shared.core.room.grow(needed - *counted, promise)?;
+                    shared.core.room.grow(needed - *counted, promise.as_deref_mut())?;
                     *counted = needed;
                 }
                 file.write_all_at(bytes, self.offset).map_err(|error| {
@@ -197,6 +201,10 @@ impl State {
             }
         }
         self.took(bytes);
+        if let Some(promise) = promise {
+            // Whether it must is for those who come next.
+            promise.try_to_keep_ahead();
+        }
         Ok(())
     }
 
@@ -205,11 +213,12 @@ impl State {
         self.offset += bytes.len() as u64;
     }
 
-    fn look_at_space(&mut self, shared: &Shared, length: u64) -> Result<()> {
+    fn look_at_space(&mut self, shared: &Shared, length: u64, has_room: bool) -> Result<()> {
         if self.room < length {
             check_disk(&shared.core, length)?;
-            // Whether it did is decided where the bytes are counted: they may have been promised.
-            if let Err(error) = evict::make_room(shared, length.max(LOOK_AT_SPACE))
+            // Whether it did is decided where the bytes are counted.
+            if !has_room
+                && let Err(error) = evict::make_room(shared, length.max(LOOK_AT_SPACE))
                 && !matches!(error, Error::OverBudget { .. })
             {
                 return Err(error);
@@ -221,7 +230,12 @@ impl State {
     }
 
     /// Moves what is held in memory to where it can grow and survive.
-    fn spill(&mut self, shared: &Shared, session: &Session, promise: Option<&mut Promise>) -> Result<()> {
+    pub(super) fn spill(
+        &mut self,
+        shared: &Shared,
+        session: &Session,
+        promise: Option<&mut Promise>,
+    ) -> Result<()> {
         let Bytes::Held(held) = &self.bytes else { return Ok(()) };
         check_disk(&shared.core, held.len() as u64)?;
         let mut held = held.clone();
@@ -539,7 +553,7 @@ pub(super) fn discard_recorded(shared: &Shared, id: Uuid, record: &Record) -> Re
 fn retire(shared: &Shared, id: Uuid, content: Content) -> Result<()> {
     let mut changes = Changes::new();
     changes.remove(Tree::Uploads, schema::id_key(id));
-    let retired = leftovers::retire(&mut changes, content, None)?;
+    let retired = leftovers::retire(&mut changes, content, None)?.of_upload();
     shared.writer.run(Terms { durable: true, ..Terms::default() }, move |desk| {
         desk.apply(&changes)?;
         desk.retire(retired);

@@ -12,20 +12,20 @@ use super::clock::Clock;
 use super::content;
 use super::discover;
 use super::evict;
-use super::folder::Folder;
+use super::folder::{self, Folder};
 use super::index::{Index, Location};
 use super::keep;
 use super::layers;
 use super::leftovers;
 use super::manifests;
 use super::opened::{Opened, Seen};
-use super::options::Options;
+use super::options::{Inline, Options};
 use super::quarantine::{self, Owned};
 use super::room::Room;
 use super::schema::{self, Kept, Uptime, damaged};
 use super::sessions::Sessions;
 use super::writer::{Terms, Writer};
-use super::{staged, uploads};
+use super::{staged, uploads, waiting};
 use crate::error::{Error, Result};
 use crate::oci::{Descriptor, Digest, Manifest, MediaType, Reference, RepositoryName, Tag};
 use crate::store::{
@@ -43,8 +43,8 @@ pub struct Sled(pub(super) Arc<Shared>);
 pub(super) struct Shared {
     pub(super) writer: Writer,
     pub(super) sessions: Sessions,
-    /// Held by who makes room in a cache.
-    pub(super) evicting: Mutex<()>,
+    /// Held by who makes room in a cache: how far it has looked at the upload sessions.
+    pub(super) evicting: Mutex<Option<Vec<u8>>>,
     pub(super) core: Arc<Core>,
 }
 
@@ -88,6 +88,25 @@ impl Core {
         }
     }
 
+    /// Whether new content of so many bytes is to be inline.
+    pub(super) fn takes_inline(&self, size: usize) -> bool {
+        match self.options.inline {
+            Inline::Everything => true,
+            inline => inline.admits(size) && (size == 0 || self.room.index_beyond_share().is_none()),
+        }
+    }
+
+    /// Puts the new index that was made beside the old one in its place. Nothing is being written, and all is durable. After an
+    /// error the index is closed, and [`Core::reopen`] finds out which of the two it is.
+    pub(super) fn replace_index(&self) -> Result<()> {
+        let mut place = self.index.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        drop(place.take());
+        folder::replace_index(self.folder.path())
+            .map_err(Error::io("putting a smaller index in the place of the old one"))?;
+        *place = Some(self.location.open()?);
+        Ok(())
+    }
+
     /// D8: closes the index, makes the system forget its pages, opens it again, and has it recovered before anybody reads it.
     pub(super) fn reopen(&self, recover: impl FnOnce(&Index) -> Result<()>) -> Result<()> {
         let mut place = self.index.write().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -96,6 +115,7 @@ impl Core {
         }
         self.reopened.fetch_add(1, Ordering::AcqRel);
         self.folder.make_room();
+        self.folder.settle_index()?;
         let index = self.location.open()?;
         recover(&index)?;
         *place = Some(index);
@@ -268,7 +288,7 @@ impl Push for Sled {
     ) -> Result<()> {
         let core = &self.0.core;
         let put = manifests::Put::prepare(core, repository, manifest, options)?;
-        evict::make_room(&self.0, manifest.bytes().len() as u64)?;
+        waiting::telling(core, evict::make_room(&self.0, manifest.bytes().len() as u64))?;
         quarantine::notice_manifest(&self.0, repository, manifest)?;
         let Some(id) = put.file() else {
             return self.0.writer.run(ADD, |desk| put.publish(desk)).map(|_| ());
@@ -286,7 +306,7 @@ impl Push for Sled {
             // Should this fail too, the next opening does it.
             let _ = self.0.writer.run(Terms::default(), |desk| leftovers::give_up(desk, leftover));
         }
-        published.map(|_| ())
+        waiting::telling(core, published.map(|_| ()))
     }
 
     fn tag(
@@ -297,7 +317,9 @@ impl Push for Sled {
         condition: &Condition,
     ) -> Result<()> {
         let (repository, digest, tag, condition) = (repository.clone(), *digest, tag.clone(), *condition);
-        self.0.writer.run(ADD, move |desk| manifests::tag(desk, &repository, &digest, &tag, &condition))
+        let tagged =
+            self.0.writer.run(ADD, move |desk| manifests::tag(desk, &repository, &digest, &tag, &condition));
+        waiting::telling(&self.0.core, tagged)
     }
 
     fn start_upload(&self, repository: &RepositoryName, options: &UploadOptions) -> Result<Box<dyn Upload>> {
@@ -331,7 +353,8 @@ impl Push for Sled {
         let unknown = Error::BlobUnknown { repository: repository.clone(), digest: *digest };
         let source = source.ok_or(unknown)?;
         let (repository, digest) = (repository.clone(), *digest);
-        self.0.writer.run(ADD, move |desk| layers::mount(desk, &repository, &digest, &source))
+        let mounted = self.0.writer.run(ADD, move |desk| layers::mount(desk, &repository, &digest, &source));
+        waiting::telling(&self.0.core, mounted)
     }
 }
 

@@ -399,3 +399,19 @@ fn who_ends_a_session_and_who_takes_it_up_at_once_do_not_both_succeed() -> Resul
     assert_eq!(files(folder.path()), 0);
     Ok(())
 }
+
+/// An index that cannot be replaced is closed, and the next that opens finds the old one: never an empty one in its place.
+#[test]
+fn a_replacement_of_the_index_that_fails_leaves_the_index_that_was() {
+    let folder = folder();
+    let store = open(folder.path(), Inline::default());
+    let digest = push(&store, b"kept").unwrap();
+    let core = &store.0.core;
+    // There is no new one to put in its place.
+    core.replace_index().unwrap_err();
+    assert!(matches!(store.stat(&repository(), &digest), Err(Error::Unavailable(_))));
+    // And here it was cut short between its two renames.
+    fs::rename(folder.path().join("index"), folder.path().join("replaced-index")).unwrap();
+    core.reopen(|_| Ok(())).unwrap();
+    assert_eq!(store.stat(&repository(), &digest).unwrap().size, 4);
+}

@@ -8,12 +8,14 @@ use uuid::Uuid;
 
 use super::evict;
 use super::layers;
+use super::options::WhenFull;
 use super::quarantine;
 use super::room::{Promise, check_disk};
 use super::schema::{self, Content, Layer, Upload as Record};
 use super::sessions::Session;
 use super::staged::{State, discard_recorded, in_doubt, record_of, standing};
 use super::store::Shared;
+use super::waiting;
 use crate::error::{Error, Result};
 use crate::oci::{Algorithm, Digest, DigestMismatch, RepositoryName};
 use crate::store::{BlobStat, Upload, UploadOptions, UploadStatus};
@@ -29,16 +31,24 @@ pub(super) fn start(
     Ok(Writing::boxed(shared, session, claim, promise))
 }
 
-/// Sets room aside for who says how much will come; who does not is refused when there is none at all.
+/// Admits who says how much will come, or refuses it before the first byte, and sets a first part of the room aside; who does not
+/// say is refused when there is none at all.
 fn promise(shared: &Shared, coming: Option<u64>) -> Result<Option<Promise>> {
-    match coming {
+    let core = &shared.core;
+    // What the disk has no room for lets nothing go.
+    check_disk(core, coming.unwrap_or(0))?;
+    let promised = match coming {
         Some(bytes) => {
-            // What the disk has no room for lets nothing go.
-            check_disk(&shared.core, bytes)?;
-            evict::make_room(shared, bytes).and_then(|()| Promise::of(&shared.core, bytes).map(Some))
+            // In a cache images go as the bytes come, and none for what cannot fit though all went.
+            let fits = match core.options.when_full {
+                WhenFull::Refuse => evict::make_room(shared, bytes),
+                WhenFull::Evict { .. } => core.room.check_alone(bytes),
+            };
+            fits.and_then(|()| Promise::of(shared, bytes).map(Some))
         }
-        None => check_disk(&shared.core, 0).and_then(|()| evict::make_room(shared, 0)).map(|()| None),
-    }
+        None => evict::make_room(shared, 0).map(|()| None),
+    };
+    waiting::telling(core, promised)
 }
 
 pub(super) fn resume(
@@ -93,17 +103,30 @@ pub(super) fn expire(shared: &Shared, id: Uuid, record: &Record, silence: Durati
         if held.state.is_some() {
             return Ok(());
         }
-        match record_of(&shared.core, &repository, id) {
-            Ok(record) if shared.core.clock.now().since(record.updated_at) >= silence => {
-                discard_recorded(shared, id, &record)?;
-                expired = true;
-                Ok(())
-            }
-            Ok(_) | Err(Error::UploadUnknown { .. }) => Ok(()),
-            Err(error) => Err(error),
-        }
+        discard_silent(shared, &repository, id, silence).map(|discarded| expired = discarded)
     })?;
     Ok(expired)
+}
+
+/// The same, unless somebody has the session in hand; for that nobody is waited for.
+pub(super) fn expire_idle(shared: &Shared, id: Uuid, record: &Record, silence: Duration) -> Result<bool> {
+    let repository: RepositoryName = record.repository.parse()?;
+    let mut expired = false;
+    shared.sessions.end_idle(&repository, id, || {
+        discard_silent(shared, &repository, id, silence).map(|discarded| expired = discarded)
+    })?;
+    Ok(expired)
+}
+
+/// Drops a session that is not in hand, and cannot be taken up meanwhile, if it has been silent for so long.
+fn discard_silent(shared: &Shared, repository: &RepositoryName, id: Uuid, silence: Duration) -> Result<bool> {
+    match record_of(&shared.core, repository, id) {
+        Ok(record) if shared.core.clock.now().since(record.updated_at) >= silence => {
+            discard_recorded(shared, id, &record).map(|()| true)
+        }
+        Ok(_) | Err(Error::UploadUnknown { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// A session in the hands of its writer.
@@ -144,7 +167,8 @@ impl Writing {
     fn append(&mut self, bytes: &[u8]) -> Result<()> {
         let mut held = self.session.hold(self.claim)?;
         let Some(state) = &mut held.state else { return Err(self.session.unknown()) };
-        state.append(&self.shared, &self.session, bytes, self.promise.as_mut())?;
+        let appended = state.append(&self.shared, &self.session, bytes, self.promise.as_mut());
+        waiting::telling(&self.shared.core, appended)?;
         let outcome = state.checkpoint_if_due(&self.shared, &self.session);
         self.offset = state.status().offset;
         self.session.publish_status(state);
@@ -186,7 +210,11 @@ impl Writing {
         }
 
         if state.is_held() {
-            evict::make_room(&self.shared, state.status().offset)?;
+            let size = state.status().offset;
+            evict::make_room(&self.shared, size)?;
+            if !self.shared.core.takes_inline(usize::try_from(size).unwrap_or(usize::MAX)) {
+                state.spill(&self.shared, &self.session, self.promise.as_mut())?;
+            }
         }
         quarantine::notice_blob(&self.shared, digest)?;
         let finished = state.finished(&self.shared, &self.session, digest);
@@ -270,7 +298,8 @@ impl Upload for Writing {
     }
 
     fn commit(mut self: Box<Self>, digest: &Digest) -> Result<BlobStat> {
-        self.finish(digest)
+        let finished = self.finish(digest);
+        waiting::telling(&self.shared.core, finished)
     }
 
     fn cancel(mut self: Box<Self>) -> Result<()> {

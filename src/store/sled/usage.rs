@@ -6,6 +6,7 @@ use super::accounts;
 use super::room;
 use super::schema::{self, Repository};
 use super::store::Sled;
+use super::waiting;
 use crate::error::{Error, Result};
 use crate::oci::RepositoryName;
 
@@ -23,10 +24,21 @@ pub struct Usage {
     pub manifest_bytes: u64,
     /// What the files of blobs, large manifests and open upload sessions take, in bytes.
     pub in_files: u64,
-    /// What the index and all else in the folder takes, in bytes.
+    /// Of these, what open upload sessions take, and what is just being removed.
+    pub in_uploads: u64,
+    /// The bytes of blobs that nothing references, and which stay until their grace time has passed. Of many, the oldest alone are
+    /// looked at.
+    pub held_back: u64,
+    /// Whether there may be more of these.
+    pub held_back_more: bool,
+    /// What the index takes, in bytes.
     pub in_index: u64,
+    /// What all else in the folder takes, in bytes: the room that the store keeps for itself, and what is in quarantine.
+    pub in_rest: u64,
     /// What the folder may take, in bytes, if there is a budget.
     pub budget: Option<u64>,
+    /// What may still be pushed, in bytes, if there is a budget.
+    pub free: Option<u64>,
 }
 
 /// How much a repository holds.
@@ -46,21 +58,29 @@ pub struct RepositoryUsage {
 }
 
 impl Sled {
-    /// How much the store holds. It is counted as it changes, so that this reads one record and looks at a few files.
+    /// How much the store holds. It is counted as it changes, so that this reads a few records and looks at a few files.
     ///
     /// # Errors
     /// Only what the storage itself fails with.
     pub fn usage(&self) -> Result<Usage> {
         let core = &self.0.core;
         let totals = core.read(accounts::totals)?;
+        let waiting = waiting::waiting(core)?;
+        core.room.look_at_rest(&core.folder);
+        let in_index = room::taken(&core.folder.index());
         Ok(Usage {
             blobs: totals.blobs,
             blob_bytes: totals.blob_bytes,
             manifests: totals.manifests,
             manifest_bytes: totals.manifest_bytes,
             in_files: core.room.in_files(),
-            in_index: room::rest(&core.folder),
+            in_uploads: waiting.in_uploads,
+            held_back: waiting.held_back,
+            held_back_more: waiting.more,
+            in_index,
+            in_rest: room::rest(&core.folder).saturating_sub(in_index),
             budget: core.options.budget,
+            free: core.room.free(),
         })
     }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 
 use super::clock::Clock;
+use super::compact::{self, Attempt};
 use super::desk::{Copying, Desk};
 use super::index::{Changes, Index};
 use super::leftovers::{self, Retired};
@@ -25,6 +26,14 @@ const ROOM_TO_REMOVE: u64 = 8 << 20;
 
 /// How much retired content may wait for the writer to have nothing else to do. Where that never comes, the disk would fill with it.
 const RETIRED_AT_MOST: usize = 64;
+
+/// What a new index may take that is made in the place of one beyond its share, in bytes: meanwhile nobody writes.
+const SMALL_INDEX: u64 = 64 << 20;
+/// What it takes at least.
+const LEAST_INDEX: u64 = 12 << 20;
+/// So many entries are removed at least between two attempts to make one.
+const REMOVED_AT_LEAST: u64 = 4096;
+
 /// How long an index that could not be opened again is left alone where nobody writes.
 const TRY_AGAIN: Duration = Duration::from_millis(500);
 
@@ -149,6 +158,10 @@ struct State {
     /// When the uptime is to be written down, at the latest.
     uptime_due: Instant,
     copying: Copying,
+    /// Entries that were removed from the index since it was last rewritten, or that was last tried.
+    removed: u64,
+    /// With how many of these it is tried again.
+    rewritten_after: u64,
     /// The index is closed after a failure, and could not be opened again yet.
     closed: bool,
     /// The room that the store keeps on the disk may have been given up.
@@ -164,6 +177,8 @@ impl Default for State {
             due: None,
             uptime_due,
             copying: Copying::default(),
+            removed: 0,
+            rewritten_after: 0,
             closed: false,
             gave_up: false,
         }
@@ -178,13 +193,15 @@ impl State {
             &mut self.entered,
             &mut self.retired,
             &mut self.copying,
+            &mut self.removed,
         )
     }
 
     /// What this life knew of the index is no longer so. Whoever holds content back goes on to.
     fn reset(&mut self) {
         let copying = Copying { journal: None, holds: self.copying.holds };
-        *self = Self { copying, gave_up: self.gave_up, ..Self::default() };
+        let Self { gave_up, rewritten_after, .. } = *self;
+        *self = Self { copying, gave_up, rewritten_after, ..Self::default() };
     }
 
     fn recover(&mut self, index: &Index, core: &Core) -> Result<()> {
@@ -304,6 +321,7 @@ impl Thread {
 
     /// Fails only if the index did.
     fn do_group(&mut self, group: &mut [Box<dyn Job>]) -> Result<()> {
+        self.make_index_smaller(group)?;
         self.check_room(group);
         // Files before records: one sync of their folder for all (D7).
         if group.iter().any(|job| job.terms().new_file) {
@@ -357,25 +375,60 @@ impl Thread {
         } else if self.state.gave_up && matches!(available, Ok(available) if available >= reserve) {
             self.state.gave_up = !self.core.folder.keep_room();
         }
-        if group.iter().any(|job| job.terms().adds) {
-            self.core.room.look_at_rest(&self.core.folder);
-        }
-        let within_budget = self.core.room.check(0);
+        let within_budget = self.core.room.check(0).is_ok();
         for job in group {
             let needed = needed(job.as_ref());
             match &available {
                 Ok(available) if *available < needed => {
                     job.refuse(Error::DiskFull { needed, available: *available });
                 }
-                Ok(_) => match &within_budget {
-                    Err(Error::OverBudget { needed, used, budget }) if job.terms().adds => {
-                        job.refuse(Error::OverBudget { needed: *needed, used: *used, budget: *budget });
-                    }
-                    _ => {}
-                },
+                Ok(_) if !within_budget && job.terms().adds => job.refuse(self.core.room.refusal(0)),
+                Ok(_) => {}
                 Err(error) => job.refuse(Error::Unavailable(error.to_string())),
             }
         }
+    }
+
+    /// Before additions: rewrites an index that is beyond its share of the budget, where it holds little. That is not known before it
+    /// is tried, so each attempt costs no more than a small index does, and no more than the removals since the last one have
+    /// paid for: whoever copies a record again has had another one removed.
+    ///
+    /// Fails only if the index did.
+    fn make_index_smaller(&mut self, group: &[Box<dyn Job>]) -> Result<()> {
+        let Self { core, state, .. } = self;
+        if !group.iter().any(|job| job.terms().adds) {
+            return Ok(());
+        }
+        core.room.look_at_rest(&core.folder);
+        let Some(before) = core.room.index_beyond_share() else { return Ok(()) };
+        // Whoever copies the store reads the index as it is, and a journal ends with the index it tells of.
+        if state.removed < state.rewritten_after || state.copying.journal.is_some() || state.copying.holds > 0
+        {
+            return Ok(());
+        }
+        if core.room.left() < LEAST_INDEX {
+            // What deleting has taken of it is for this too.
+            state.gave_up = true;
+            core.folder.reserve.give_up();
+            core.room.look_at_rest(&core.folder);
+        }
+        let most = (before / 2).min(SMALL_INDEX).min(core.room.left());
+        let room_for_both =
+            core.folder.available().is_ok_and(|available| available >= most.saturating_add(ROOM_TO_REMOVE));
+        let attempt = core.read(|index| {
+            state.desk(index, core).sync()?;
+            let attempt = room_for_both.then(|| compact::attempt(&core.folder, index, most).ok());
+            // What kept it from being made is no failure of the index that there is.
+            Ok(attempt.flatten().unwrap_or(Attempt::TooLarge { records: 0 }))
+        })?;
+        let (Attempt::Made { records } | Attempt::TooLarge { records }) = attempt;
+        state.removed = 0;
+        state.rewritten_after = records.max(REMOVED_AT_LEAST);
+        if let Attempt::Made { .. } = attempt {
+            core.replace_index()?;
+            core.room.look_at_rest(&core.folder);
+        }
+        Ok(())
     }
 
     fn sync(&mut self) -> Result<()> {

@@ -1,12 +1,16 @@
 //! A cache that is full: what nobody asked for goes first, and goes whole.
 
+use std::io::Write as _;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::collect::{has, has_manifest, image, index_of, put};
 use super::{folder, noise, push, repository};
 use crate::error::{Error, Result};
 use crate::oci::{Digest, Manifest, Reference};
+use crate::store::sled::index::Changes;
+use crate::store::sled::schema::{self, Tree};
 use crate::store::sled::writer::Terms;
 use crate::store::sled::{Options, Sled, WhenFull};
 use crate::store::{Discover, Pinned, Pull, Push, UploadOptions};
@@ -14,9 +18,13 @@ use crate::store::{Discover, Pinned, Pull, Push, UploadOptions};
 const BUDGET: u64 = 108 << 20;
 const LAYER: usize = 8 << 20;
 
-fn cache(folder: &tempfile::TempDir, pinned: Pinned) -> Sled {
+fn options(pinned: Pinned) -> Options {
     let options = Options::new().reserve(1 << 20).budget(BUDGET).grace(Duration::from_secs(3600));
-    options.when_full(WhenFull::Evict { pinned }).open(folder.path()).unwrap()
+    options.when_full(WhenFull::Evict { pinned })
+}
+
+fn cache(folder: &tempfile::TempDir, pinned: Pinned) -> Sled {
+    options(pinned).open(folder.path()).unwrap()
 }
 
 /// So long that a use is written down again.
@@ -36,7 +44,7 @@ fn layer(store: &Sled, seed: u64) -> Digest {
 
 fn within_budget(store: &Sled) {
     let usage = store.usage().unwrap();
-    assert!(usage.in_files + usage.in_index <= BUDGET, "{usage:?}");
+    assert!(usage.in_files + usage.in_index + usage.in_rest <= BUDGET, "{usage:?}");
 }
 
 /// Pushes images of one layer each until so many have been pushed, a while between them.
@@ -149,6 +157,88 @@ fn nothing_goes_for_what_would_not_fit_though_all_went() {
         let refused = store.start_upload(&repository(), &UploadOptions::new().size(size)).err().unwrap();
         assert!(matches!(refused, Error::OverBudget { .. } | Error::DiskFull { .. }), "{refused}");
     }
+    assert!(images.iter().all(|(manifest, layer)| has_manifest(&store, manifest) && has(&store, layer)));
+}
+
+#[test]
+fn sessions_that_nobody_goes_on_with_go_before_images_and_others_stay() -> Result<()> {
+    let folder = folder();
+    let store = cache(&folder, Pinned::none());
+    let session = |seed| {
+        let mut upload = store.start_upload(&repository(), &UploadOptions::new())?;
+        upload.write_all(&noise(LAYER, seed)).unwrap();
+        let id = upload.id();
+        upload.suspend().map(|()| id)
+    };
+    let abandoned = session(500)?;
+    let mut images = fill(&store, 0..5);
+    let alive = session(501)?;
+    images.extend(fill(&store, 5..7));
+    assert!(images.iter().all(|(manifest, _)| has_manifest(&store, manifest)));
+    let gone = store.upload_status(&repository(), abandoned).map(drop);
+    assert!(matches!(gone, Err(Error::UploadUnknown { .. })), "{gone:?}");
+    assert_eq!(store.upload_status(&repository(), alive)?.offset, LAYER as u64);
+    Ok(())
+}
+
+/// A day is long for what no image may ever use, where images have to go for it.
+#[test]
+fn blobs_that_have_waited_an_hour_for_an_image_go_before_images_whatever_the_grace_time_is() -> Result<()> {
+    let folder = folder();
+    let store = options(Pinned::none()).grace(Duration::from_secs(24 * 3600)).open(folder.path())?;
+    let abandoned = layer(&store, 300);
+    let images = fill(&store, 0..7);
+    store.0.core.clock.passed.fetch_add(3_600_000, Ordering::Relaxed);
+    let fresh = layer(&store, 301);
+    assert!(!has(&store, &abandoned) && has(&store, &fresh));
+    assert!(images.iter().all(|(manifest, _)| has_manifest(&store, manifest)));
+    Ok(())
+}
+
+#[test]
+fn whoever_asks_is_told_which_images_went() -> Result<()> {
+    let folder = folder();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let telling = Arc::clone(&told);
+    let options =
+        options(Pinned::none()).on_evicted(move |evicted| telling.lock().unwrap().push(evicted.clone()));
+    let store = options.open(folder.path())?;
+    let images = fill(&store, 0..10);
+    let gone: Vec<_> = images.iter().filter(|(manifest, _)| !has_manifest(&store, manifest)).collect();
+    let told = told.lock().unwrap();
+    assert!(!gone.is_empty());
+    assert_eq!(told.len(), gone.len());
+    for ((manifest, _), (number, evicted)) in gone.into_iter().zip(told.iter().enumerate()) {
+        assert_eq!((&evicted.repository, &evicted.digest), (&repository(), manifest.digest()));
+        assert_eq!(evicted.tags, [format!("v{number}").parse().unwrap()]);
+        assert_eq!(evicted.bytes, (LAYER + manifest.bytes().len()) as u64);
+        assert!(evicted.unused >= Duration::from_secs(100), "{:?}", evicted.unused);
+    }
+    Ok(())
+}
+
+/// Fills the index with what no image brought.
+fn fill_index(store: &Sled, chunks: std::ops::Range<u32>) {
+    for batch in chunks.collect::<Vec<_>>().chunks(12) {
+        let mut changes = Changes::new();
+        for &number in batch {
+            let key = schema::chunk_key(uuid::Uuid::from_u128(1), number);
+            changes.set_value(Tree::Chunks, key, noise(schema::MAX_VALUE, number.into()));
+        }
+        store.0.writer.run(Terms::default(), move |desk| desk.apply(&changes)).unwrap();
+    }
+}
+
+/// An index that small blobs had filled took the room of all images, one after another, and when they were gone nothing had any.
+#[test]
+fn no_image_goes_where_the_index_takes_the_room() {
+    let folder = folder();
+    let store = cache(&folder, Pinned::none());
+    let images = fill(&store, 0..3);
+    fill_index(&store, 0..8_000);
+    store.0.core.room.look_at_rest(&store.0.core.folder);
+    let refused = push(&store, &noise(LAYER, 400)).map(drop).unwrap_err();
+    assert!(refused.to_string().contains("budget"), "{refused}");
     assert!(images.iter().all(|(manifest, layer)| has_manifest(&store, manifest) && has(&store, layer)));
 }
 
