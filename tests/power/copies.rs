@@ -97,6 +97,7 @@ pub(crate) fn child(root: &Path, marks_file: &Path, spec: &str) {
         operations: if threads == 2 { 40 } else { 15 },
         small: false,
         faulty: false,
+        budget: 0,
     };
     let life = life((number(), number(), usize::try_from(number()).unwrap()));
     if name == EARLIER {
@@ -156,7 +157,7 @@ fn take(operation: Operation, root: &Path, store: &Sled, wait: &mut dyn FnMut())
 fn prepare(seed: u64) -> Place {
     let place = Place::new();
     for number in 0..3 {
-        let life = Life { seed, number, threads: 1, operations: 40, small: false, faulty: false };
+        let life = Life { seed, number, threads: 1, operations: 40, small: false, faulty: false, budget: 0 };
         // One is killed; the others end by themselves.
         let kill = if number == 1 { Kill::AtChange(300, 0) } else { Kill::Not };
         place.live(&life, false, kill);

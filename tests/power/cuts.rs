@@ -23,13 +23,14 @@ struct Figures {
 }
 
 /// Several lives of one store; the log and the folder must agree after each.
-fn record(place: &Place, seed: u64, lives: usize, operations: usize) -> usize {
+fn record(place: &Place, seed: u64, lives: usize, operations: usize, budget: usize) -> usize {
     let mut dice = Dice::new(seed);
     let mut kills = 0;
     for number in 0..lives {
         let threads = 1 + dice.roll(3);
         let operations = operations / threads;
-        let life = Life { seed, number: number as u64, threads, operations, small: false, faulty: false };
+        let life =
+            Life { seed, number: number as u64, threads, operations, small: false, faulty: false, budget };
         // The first changes are those of a creation or an opening; the rest is work.
         let kill = match dice.roll(4) {
             0 => Kill::Not,
@@ -160,7 +161,7 @@ fn a_power_cut_loses_nothing_that_was_acknowledged() {
             let lives = setting("POWER_LIVES", 6);
             let place = Place::new();
             figures.lives += lives;
-            figures.kills += record(&place, seed, lives, setting("POWER_OPERATIONS", 60));
+            figures.kills += record(&place, seed, lives, setting("POWER_OPERATIONS", 60), 0);
             let log = fs::read(place.log()).unwrap();
             let before = figures.failures.len();
             let events = events(&log);
@@ -186,12 +187,48 @@ fn a_power_cut_loses_nothing_that_was_acknowledged() {
     assert!(figures.failures.is_empty(), "{}", figures.failures.join("\n"));
 }
 
+/// An index beyond its share of a budget is written anew while the store is in use, and takes the place of the old one.
+#[test]
+fn a_power_cut_while_an_index_is_made_smaller_loses_nothing() {
+    let (mut figures, mut rewritten) = (Figures::default(), 0);
+    let first = setting("POWER_SEED", 1) as u64;
+    for seed in first..first + setting("POWER_SEEDS", 1) as u64 {
+        let place = Place::new();
+        figures.kills += record(&place, seed, setting("POWER_LIVES", 2), setting("POWER_OPERATIONS", 60), 64);
+        let log = fs::read(place.log()).unwrap();
+        let events = events(&log);
+        let renames: Vec<usize> = events
+            .iter()
+            .enumerate()
+            .filter(|(_, event)| matches!(event, Event::Rename { to, .. } if to.ends_with("/replaced-index")))
+            .map(|(at, _)| at)
+            .collect();
+        rewritten += renames.len();
+        // All about each, and others.
+        let beside = renames.iter().flat_map(|at| at.saturating_sub(12)..(at + 40).min(events.len()));
+        let mut moments: Vec<usize> =
+            beside.chain(moments(&events, seed, setting("POWER_STATES", 140) / 2)).collect();
+        moments.sort_unstable();
+        cut(&events, seed, moments, &mut figures);
+        println!(
+            "power cuts about a smaller index, up to seed {seed}: made {rewritten} times, {} operations acknowledged, {} lives \
+             killed; {} states, {} of them lost something",
+            figures.acknowledged,
+            figures.kills,
+            figures.states,
+            figures.failures.len(),
+        );
+    }
+    assert!(rewritten > 0 && figures.states > 0);
+    assert!(figures.failures.is_empty(), "{}", figures.failures.join("\n"));
+}
+
 /// The first answers of a store stand on its creation: nothing but that has synced a folder yet.
 #[test]
 fn a_power_cut_at_any_moment_of_a_creation_leaves_none_or_all_of_it() {
     let mut figures = Figures::default();
     let place = Place::new();
-    let life = Life { seed: 1, number: 0, threads: 1, operations: 6, small: true, faulty: false };
+    let life = Life { seed: 1, number: 0, threads: 1, operations: 6, small: true, faulty: false, budget: 0 };
     assert!(!place.live(&life, true, Kill::Not));
     let log = fs::read(place.log()).unwrap();
     let events = events(&log);
@@ -217,7 +254,8 @@ fn a_power_cut_after_failed_syncs_loses_nothing_that_was_acknowledged() {
     for seed in first..first + setting("POWER_SEEDS", 2) as u64 {
         let place = Place::new();
         for number in 0..2 {
-            let life = Life { seed, number, threads: 2, operations: 40, small: false, faulty: true };
+            let life =
+                Life { seed, number, threads: 2, operations: 40, small: false, faulty: true, budget: 0 };
             assert!(!place.live(&life, true, Kill::Not));
         }
         let log = fs::read(place.log()).unwrap();

@@ -22,8 +22,15 @@ fn a_kill_at_any_moment_loses_nothing_that_was_acknowledged() {
         let place = Place::new();
         let mut dice = Dice::new(seed ^ 0x0DEA_D000);
         for number in 0..=LIVES {
-            let life =
-                Life { seed, number: number as u64, threads: 4, operations: 60, small: false, faulty: false };
+            let life = Life {
+                seed,
+                number: number as u64,
+                threads: 4,
+                operations: 60,
+                small: false,
+                faulty: false,
+                budget: 0,
+            };
             let kill = match dice.roll(8) {
                 // The last one looks, and ends by itself.
                 _ if number == LIVES => Kill::Not,

@@ -30,18 +30,21 @@ pub(crate) struct Life {
     pub(crate) small: bool,
     /// Now and then a sync fails, and what it should have written is lost.
     pub(crate) faulty: bool,
+    /// What the folder may take, in MiB; 0 for no bounds.
+    pub(crate) budget: usize,
 }
 
 impl Life {
     pub(crate) fn to_text(&self) -> String {
         format!(
-            "{} {} {} {} {} {}",
+            "{} {} {} {} {} {} {}",
             self.seed,
             self.number,
             self.threads,
             self.operations,
             usize::from(self.small),
-            usize::from(self.faulty)
+            usize::from(self.faulty),
+            self.budget
         )
     }
 
@@ -50,7 +53,15 @@ impl Life {
         let mut next = || words.next().unwrap();
         let (seed, number) = (next(), next());
         let mut next = || usize::try_from(words.next().unwrap()).unwrap();
-        Self { seed, number, threads: next(), operations: next(), small: next() == 1, faulty: next() == 1 }
+        Self {
+            seed,
+            number,
+            threads: next(),
+            operations: next(),
+            small: next() == 1,
+            faulty: next() == 1,
+            budget: next(),
+        }
     }
 }
 
@@ -117,12 +128,14 @@ pub(crate) fn enter(
     let mut dice = Dice::new(life.seed * 1000 + life.number);
     // Content in the index makes sled use its segments again soon.
     let inline = match dice.roll(8) {
-        _ if life.small => Inline::default(),
+        _ if life.small || life.budget > 0 => Inline::default(),
         0..4 => Inline::Everything,
         4 => Inline::UpTo(0),
         _ => Inline::default(),
     };
-    let store = check::options().inline(inline).open(folder).unwrap();
+    let options = check::options().inline(inline);
+    let options = if life.budget > 0 { options.budget((life.budget as u64) << 20) } else { options };
+    let store = options.open(folder).unwrap();
     // The machine did not restart: what is found is what was there, and from now on it stays so.
     let mut ledger_now = ledger;
     ledger_now.take("L");
@@ -240,6 +253,9 @@ impl Actor {
 
     pub(crate) fn run(mut self) {
         let operations = if self.life.small { &OPERATIONS[..1] } else { OPERATIONS };
+        if self.life.budget > 0 && self.life.number.is_multiple_of(2) {
+            self.fill_and_empty_index();
+        }
         let weights: usize = operations.iter().map(|(weight, _)| weight).sum();
         let mut done = 0;
         while done < self.life.operations {
@@ -258,7 +274,8 @@ impl Actor {
                 let set = setting("POWER_SYNCS", syncs);
                 self.marks.say(&format!("!fail {set} {} 0 5 0", 1 + self.dice.roll(2)));
             }
-            done += usize::from(operation.1(&mut self).is_some());
+            // Within bounds, nothing may have room any more.
+            done += usize::from(operation.1(&mut self).is_some() || self.life.budget > 0);
         }
     }
 
@@ -356,6 +373,19 @@ impl Actor {
         let (_, content) = self.content(&[0, 1, 300, 4096, 5000, 12_000, 16_384]);
         self.push(&content, Algorithm::Sha256, None);
         Some(())
+    }
+
+    /// All threads together push 20 MB that are inline, and delete them.
+    fn fill_and_empty_index(&mut self) {
+        let before = self.blobs.len();
+        for number in 0..1200 / self.threads as u64 {
+            let content = noise(self.life.seed * 1_000_003 + self.number + number, 16_384);
+            self.push(&content, Algorithm::Sha256, None);
+        }
+        for (repository, digest, _) in self.blobs.split_off(before) {
+            let effects = [(key("b", &repository, digest), NOTHING.to_owned())];
+            self.attempt(&effects, |store| store.delete_blob(&repository, &digest));
+        }
     }
 
     fn push_file(&mut self) -> Option<()> {

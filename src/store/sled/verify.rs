@@ -114,6 +114,7 @@ impl Sled {
             watch,
             progress: Progress { doing: String::new(), done: 0, of: None },
             reasons: BTreeMap::new(),
+            lacking: Vec::new(),
             report: VerifyReport::default(),
         };
         run.all(options.restart)?;
@@ -151,6 +152,8 @@ struct Run<'a> {
     told: Duration,
     /// What this run found to be bad in content, by its id; as many as are reported.
     reasons: BTreeMap<Uuid, String>,
+    /// Entries of `references-1` that point at what is not there, until their manifests are looked at.
+    lacking: Vec<Vec<u8>>,
     report: VerifyReport,
 }
 
@@ -162,6 +165,7 @@ impl Run<'_> {
         self.joins()?;
         self.begin("looking at records", None)?;
         self.records()?;
+        self.confirm_missing()?;
         self.begin("comparing references", None)?;
         self.references()?;
         self.begin("counting", None)?;
