@@ -97,7 +97,8 @@ pub(crate) fn child(root: &Path, marks_file: &Path, spec: &str) {
         operations: if threads == 2 { 40 } else { 15 },
         small: false,
         faulty: false,
-        budget: 0,
+        // Never met; with bounds, what is not small is in files.
+        budget: 1 << 20,
     };
     let life = life((number(), number(), usize::try_from(number()).unwrap()));
     if name == EARLIER {
@@ -108,7 +109,9 @@ pub(crate) fn child(root: &Path, marks_file: &Path, spec: &str) {
     let operation = OPERATIONS.into_iter().find(|operation| format!("{operation:?}") == name).unwrap();
     let marks = workload::Marks::open(marks_file);
     let acted = if operation.is_snapshot() {
-        let (store, marks, actors) = workload::enter(&root.join(STORE), marks_file, &life, true);
+        let (store, marks, mut actors) = workload::enter(&root.join(STORE), marks_file, &life, true);
+        // What the earlier snapshot has not.
+        actors.first_mut().unwrap().push_new_file();
         beside(actors, |wait| {
             wait();
             marks.say(BEGUN);

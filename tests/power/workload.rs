@@ -394,6 +394,12 @@ impl Actor {
         Some(())
     }
 
+    /// Content that nobody else pushes.
+    pub(crate) fn push_new_file(&mut self) {
+        let content = noise(self.life.seed * 1_000_003 + self.number, 100_000);
+        self.push(&content, Algorithm::Sha256, None);
+    }
+
     fn push_long(&mut self) -> Option<()> {
         let (_, content) = self.content(&[700_000, 1_500_000]);
         self.push(&content, Algorithm::Sha256, None);
