@@ -4,7 +4,6 @@
 use std::cell::Cell;
 use std::fs;
 use std::io;
-use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -12,8 +11,8 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::folder::{self, Folder};
-use super::index::Index;
-use super::progress::{Progress, Steps, Watch};
+use super::index::{Index, SEGMENT_SIZE};
+use super::progress::{Steps, Watch};
 use super::rewrite::{self, CACHE, Rewrite};
 use super::schema::{Tree, damaged};
 use crate::error::{Error, Result};
@@ -44,63 +43,59 @@ pub fn compact(folder: impl AsRef<Path>, mut watch: Watch<'_>) -> Result<Compact
     let begun = Instant::now();
     let folder = Folder::open_existing(folder.as_ref())?;
     let failed = |error| Error::io(format!("compacting {}", folder.path().display()))(error);
-    let place = folder.path().join(folder::NEW_INDEX);
     let before = disk_bytes(&folder.index()).map_err(failed)?;
     let old = Index::open(&folder.index(), CACHE)?;
-    let new = Rewrite::begin(&place)?;
-    let records = new.copy(&mut Steps::begin(&mut watch, "copying records", None)?, |tree, after| {
-        rewrite::page(&old, tree, after)
-    })?;
-    new.finish()?;
-    // What is compared is what the next opening will find.
-    compare(&old, &Index::open(&place, CACHE)?, &mut Steps::begin(&mut watch, "comparing", Some(records))?)?;
+    let Attempt { records, .. } = attempt(&folder, &old, u64::MAX, &mut watch)?;
     drop(old);
-    folder::sync_tree(&place).map_err(failed)?;
     folder::replace_index(folder.path()).map_err(failed)?;
     let after = disk_bytes(&folder.index()).map_err(failed)?;
     Ok(CompactReport { records, before, after, took: begun.elapsed() })
 }
 
 /// What came of the attempt to make an index smaller.
-pub(super) enum Attempt {
-    /// A new one is there to be put in the place of the old one.
-    Made { records: u64 },
-    /// It would have been too large, so that it was given up after so many records.
-    TooLarge { records: u64 },
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Attempt {
+    /// Whether a new one is there to be put in the place of the old one. Otherwise it would have been too large, and was given up.
+    pub(super) made: bool,
+    /// So many records were copied.
+    pub(super) records: u64,
 }
 
 /// Makes a new index beside the old one, which nobody changes meanwhile and all of which is durable, as long as that takes no more
-/// than so many bytes: what it costs is bounded by them, however large the old one is.
-pub(super) fn attempt(folder: &Folder, old: &Index, most: u64) -> Result<Attempt> {
-    let failed = |error| Error::io(format!("compacting {}", folder.path().display()))(error);
+/// than so many bytes: what it costs is bounded by them, however large the old one is. So it stops copying a segment before, for
+/// what the last page, the seal and sled's snapshot take.
+pub(super) fn attempt(folder: &Folder, old: &Index, most: u64, watch: &mut Watch<'_>) -> Result<Attempt> {
     let place = folder.path().join(folder::NEW_INDEX);
-    let (records, too_large) = (Cell::new(0), Cell::new(false));
-    let outcome = (|| {
-        let mut watch = |_: &Progress| ControlFlow::Continue(());
-        let mut watch: Watch<'_> = &mut watch;
-        let new = Rewrite::begin(&place)?;
-        new.copy(&mut Steps::begin(&mut watch, "copying records", None)?, |tree, after| {
-            if disk_bytes(&place).map_err(failed)? > most {
-                too_large.set(true);
-                return Err(Error::Interrupted("copying records".to_owned()));
-            }
-            let page = rewrite::page(old, tree, after)?;
-            records.set(records.get() + page.len() as u64);
-            Ok(page)
-        })?;
-        new.finish()?;
-        compare(old, &Index::open(&place, CACHE)?, &mut Steps::begin(&mut watch, "comparing", None)?)?;
-        folder::sync_tree(&place).map_err(failed)
-    })();
-    let records = records.get();
-    match outcome {
-        Ok(()) => Ok(Attempt::Made { records }),
-        Err(error) => {
-            // Where that fails, the next opening does it.
-            let _ = fs::remove_dir_all(&place);
-            if too_large.get() { Ok(Attempt::TooLarge { records }) } else { Err(error) }
-        }
+    let attempt = write(&place, old, most, watch);
+    if !matches!(attempt, Ok(Attempt { made: true, .. })) {
+        // Where that fails, the next opening does it.
+        let _ = fs::remove_dir_all(&place);
     }
+    attempt
+}
+
+fn write(place: &Path, old: &Index, most: u64, watch: &mut Watch<'_>) -> Result<Attempt> {
+    let failed = |error| Error::io(format!("compacting into {}", place.display()))(error);
+    let new = Rewrite::begin(place)?;
+    let (records, is_too_large) = (Cell::new(0), Cell::new(false));
+    new.copy(&mut Steps::begin(watch, "copying records", None)?, |tree, after| {
+        if disk_bytes(place).map_err(failed)? > most.saturating_sub(SEGMENT_SIZE as u64) {
+            is_too_large.set(true);
+        }
+        // A tree ends with a page that has nothing.
+        let page = if is_too_large.get() { Vec::new() } else { rewrite::page(old, tree, after)? };
+        records.set(records.get() + page.len() as u64);
+        Ok(page)
+    })?;
+    let records = records.get();
+    if is_too_large.get() {
+        return Ok(Attempt { made: false, records });
+    }
+    new.finish()?;
+    // What is compared is what the next opening will find.
+    compare(old, &Index::open(place, CACHE)?, &mut Steps::begin(watch, "comparing", Some(records))?)?;
+    folder::sync_tree(place).map_err(failed)?;
+    Ok(Attempt { made: true, records })
 }
 
 fn compare(old: &Index, new: &Index, steps: &mut Steps<'_, '_>) -> Result<()> {

@@ -80,8 +80,9 @@ impl Room {
     /// Looks again at what is not counted here: a few files, of a size that only sled knows.
     pub(super) fn look_at_rest(&self, folder: &Folder) {
         if self.budget.is_some() {
-            self.rest.store(rest(folder), Ordering::Relaxed);
-            self.index.store(taken(&folder.index()), Ordering::Relaxed);
+            let index = taken(&folder.index());
+            self.index.store(index, Ordering::Relaxed);
+            self.rest.store(index + beside_index(folder), Ordering::Relaxed);
         }
     }
 
@@ -98,9 +99,18 @@ impl Room {
         self.budget.is_some_and(|budget| index > budget / 2)
     }
 
-    /// How many bytes are left of the budget, those among them that are kept for the index; where there is none, no end of them.
+    /// How many bytes are left of the budget beside what is promised, those among them that are kept for the index; where there is
+    /// none, no end of them.
     pub(super) fn left(&self) -> u64 {
-        self.budget.map_or(u64::MAX, |budget| budget.saturating_sub(self.used()))
+        let taken = self.used().saturating_add(self.promised.load(Ordering::Relaxed));
+        self.budget.map_or(u64::MAX, |budget| budget.saturating_sub(taken))
+    }
+
+    /// Sets room aside for a new index of so many bytes beside the old one, which does not grow meanwhile: so what is kept for that
+    /// one is for this one too. `None` where others were faster.
+    pub(super) fn set_aside(&self, bytes: u64) -> Option<Aside<'_>> {
+        let bytes = bytes.saturating_sub(KEPT_FOR_INDEX);
+        self.promise(bytes).ok().map(|()| Aside { room: self, bytes })
     }
 
     /// What files in `content/` take, in bytes.
@@ -139,7 +149,7 @@ impl Room {
     /// What could still be pushed, in bytes, if there is a budget.
     pub(super) fn free(&self) -> Option<u64> {
         self.budget?;
-        Some(self.left().saturating_sub(self.promised.load(Ordering::Relaxed)).saturating_sub(KEPT_FOR_INDEX))
+        Some(self.left().saturating_sub(KEPT_FOR_INDEX))
     }
 
     /// What is told to who finds no room for so many bytes.
@@ -262,16 +272,29 @@ impl Drop for Promise {
     }
 }
 
+/// Room that nobody else gets until it is dropped.
+pub(super) struct Aside<'a> {
+    room: &'a Room,
+    bytes: u64,
+}
+
+impl Drop for Aside<'_> {
+    fn drop(&mut self) {
+        self.room.promised.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
 /// A length in whole blocks.
 pub(super) const fn blocks(length: u64) -> u64 {
     length.div_ceil(BLOCK).saturating_mul(BLOCK)
 }
 
-/// What all but `content/` takes, in bytes.
-pub(super) fn rest(folder: &Folder) -> u64 {
-    let content = folder.content_folder();
+/// What all but `content/` and the index takes, in bytes.
+pub(super) fn beside_index(folder: &Folder) -> u64 {
+    let counted = [folder.content_folder(), &folder.index()];
     let entries = fs::read_dir(folder.path()).into_iter().flatten().flatten();
-    entries.map(|entry| entry.path()).filter(|path| path != content).map(|path| taken(&path)).sum()
+    let paths = entries.map(|entry| entry.path()).filter(|path| !counted.contains(&path.as_path()));
+    paths.map(|path| taken(&path)).sum()
 }
 
 /// What a file takes, or all below a folder. What cannot be looked at takes nothing.
@@ -298,5 +321,27 @@ pub(super) fn write_error(core: &Core, id: Uuid, length: usize, error: io::Error
             Error::DiskFull { needed: length as u64, available: core.folder.available().unwrap_or_default() }
         }
         _ => Error::io(format!("writing content {id}"))(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::options::Options;
+
+    /// Uploads that went on while an index was written anew beside the old one took the room of both, and the folder grew to a
+    /// tenth beyond its budget.
+    #[test]
+    fn what_is_set_aside_for_a_new_index_is_nobody_elses() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Options::new().reserve(1 << 20).budget(128 << 20).open(folder.path()).unwrap();
+        let room = &store.0.core.room;
+        let free = room.free().unwrap();
+        let aside = room.set_aside(48 << 20).unwrap();
+        // 16 MiB are kept for the index in any case.
+        assert_eq!(room.free().unwrap(), free - (32 << 20));
+        assert!(room.check(free - (32 << 20)).is_ok() && room.grow(free - (31 << 20), None).is_err());
+        assert!(room.set_aside(free).is_none());
+        drop(aside);
+        assert_eq!(room.free().unwrap(), free);
     }
 }

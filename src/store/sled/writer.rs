@@ -1,6 +1,7 @@
 //! The one thread that changes the index (D5): it takes what waits, does each piece of work in its own transaction, syncs once
 //! for all of them, and only then answers.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -8,12 +9,13 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 
 use super::clock::Clock;
-use super::compact::{self, Attempt};
+use super::compact;
 use super::desk::{Copying, Desk};
 use super::index::{Changes, Index};
 use super::leftovers::{self, Retired};
 use super::options::Durability;
 use super::orphans;
+use super::progress::{Progress, Watch};
 use super::schema::UPTIME_KEY;
 use super::store::Core;
 use crate::error::{Error, Result};
@@ -374,6 +376,7 @@ impl Thread {
             available = self.core.folder.available();
         } else if self.state.gave_up && matches!(available, Ok(available) if available >= reserve) {
             self.state.gave_up = !self.core.folder.keep_room();
+            self.core.room.look_at_rest(&self.core.folder);
         }
         let within_budget = self.core.room.check(0).is_ok();
         for job in group {
@@ -413,21 +416,25 @@ impl Thread {
             core.room.look_at_rest(&core.folder);
         }
         let most = (before / 2).min(SMALL_INDEX).min(core.room.left());
-        let room_for_both =
-            core.folder.available().is_ok_and(|available| available >= most.saturating_add(ROOM_TO_REMOVE));
+        let available = core.folder.available().unwrap_or(0);
+        // Uploads go on meanwhile, and are not to take the room for both.
+        let aside = core.room.set_aside(most).filter(|_| available >= most.saturating_add(ROOM_TO_REMOVE));
         let attempt = core.read(|index| {
             state.desk(index, core).sync()?;
-            let attempt = room_for_both.then(|| compact::attempt(&core.folder, index, most).ok());
+            let mut unwatched = |_: &Progress| ControlFlow::Continue(());
+            let attempt = aside
+                .as_ref()
+                .map(|_| compact::attempt(&core.folder, index, most, &mut (&mut unwatched as Watch<'_>)));
             // What kept it from being made is no failure of the index that there is.
-            Ok(attempt.flatten().unwrap_or(Attempt::TooLarge { records: 0 }))
+            Ok(attempt.and_then(Result::ok).unwrap_or_default())
         })?;
-        let (Attempt::Made { records } | Attempt::TooLarge { records }) = attempt;
         state.removed = 0;
-        state.rewritten_after = records.max(REMOVED_AT_LEAST);
-        if let Attempt::Made { .. } = attempt {
+        state.rewritten_after = attempt.records.max(REMOVED_AT_LEAST);
+        if attempt.made {
             core.replace_index()?;
             core.room.look_at_rest(&core.folder);
         }
+        drop(aside);
         Ok(())
     }
 
