@@ -90,7 +90,10 @@ pub enum Error {
         found: Option<Digest>,
     },
     /// The tag stays where it points; its manifest, too, can not be deleted.
-    #[error("tag {tag} is immutable and points at {found}: push under another tag")]
+    #[error(
+        "tag {tag} is immutable and points at {found}: it is neither moved nor deleted, nor is its manifest; push under another tag, or \
+         delete other tags of the manifest by their names"
+    )]
     TagImmutable {
         /// The tag.
         tag: Tag,
@@ -134,8 +137,8 @@ pub enum Error {
     },
     /// No room for this in the store's budget. Nothing that was acknowledged is touched.
     #[error(
-        "the store's budget of {budget} bytes is used up: {used} are taken, {in_index} of them by the index, and {needed} more are \
-         needed beside what is kept for that: {}delete what is not needed, or raise the budget",
+        "the store's budget of {budget} bytes is used up: {used} are taken, {in_index} of them by the index, {needed} more were to \
+         come, and some room is kept for that: {}delete what is not needed, or raise the budget",
         what_waits(*.in_uploads, *.held_back, *.in_index > .budget / 2)
     )]
     OverBudget {

@@ -121,6 +121,11 @@ fn no_rule_takes_an_immutable_tag_and_a_read_only_server_collects_nothing() {
     assert_eq!(tags(&server), br#"{"name":"a/b","tags":["v1","v2"]}"#);
     server.stop();
 
+    // A store that is not served knows of no rules; collection there took immutable tags, and could not be told of them.
+    let rules = ["--keep-tags", "*:tag=nothing", "--dry-run"];
+    assert_eq!(gc(folder.path(), &rules)["tags"], 2);
+    assert_eq!(gc(folder.path(), &[rules.as_slice(), &["--immutable-tags", "v*"]].concat())["tags"], 0);
+
     let nowhere = folder.path().join("mistyped");
     let refused = sledge(&["serve", "--read-only", "--listen", "127.0.0.1:0"], &nowhere);
     assert!(!refused.status.success() && words(&refused.stderr).contains("there is no sledge store in"));

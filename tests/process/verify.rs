@@ -54,6 +54,15 @@ fn a_store_is_verified_by_its_server_and_without_one() {
     assert_eq!(fs::read_dir(data.join("quarantine")).unwrap().count(), 0);
 }
 
+/// `--rate 5` was five bytes a second.
+#[test]
+fn a_rate_that_is_a_slip_of_the_unit_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let done = sledge(&["verify", "--rate", "5"], folder.path());
+    assert_eq!(done.status.code(), Some(2));
+    assert!(words(&done.stderr).contains("such as 32MiB"), "{}", words(&done.stderr));
+}
+
 #[test]
 fn what_is_no_store_is_not_verified() {
     let folder = tempfile::tempdir().unwrap();

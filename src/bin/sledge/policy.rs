@@ -15,10 +15,10 @@ use wildmatch::WildMatch;
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Policy {
-    /// How long a blob that no manifest references stays; a push must take no longer [default: 24h]
+    /// How long what nothing keeps stays all the same; a push must take no longer [default: 24h]
     #[arg(long, value_name = "TIME", env = "SLEDGE_GRACE", value_parser = humantime::parse_duration)]
     pub(crate) grace: Option<Duration>,
-    /// Delete manifests that have had no tag, index or subject for so long [default: they stay]
+    /// Delete manifests that have had no tag, index or subject for so long, and for the grace time [default: they stay]
     #[arg(long, value_name = "TIME", env = "SLEDGE_UNTAGGED_AFTER", value_parser = humantime::parse_duration)]
     pub(crate) untagged_after: Option<Duration>,
     /// End upload sessions that got no byte for so long [default: 7days]
@@ -28,16 +28,21 @@ pub(crate) struct Policy {
     /// others of its tags go. Patterns know * and ?. May be repeated [default: all stay]
     #[arg(long, value_name = "RULE")]
     pub(crate) keep_tags: Vec<KeepTags>,
+    /// Tags that are set once, and then neither moved nor deleted, by rules and in a cache no more than by clients: a pattern with
+    /// * and ?. May be repeated. A store does not remember them: who collects in one that is not served says them again
+    #[arg(long, value_name = "PATTERN", env = "SLEDGE_IMMUTABLE_TAGS", value_delimiter = ',', value_parser = tag_pattern)]
+    pub(crate) immutable_tags: Vec<String>,
 }
 
 impl Policy {
-    /// This one, with the other's word where it has none.
+    /// This one, with the other's word where it has none. What either says to be immutable is.
     pub(crate) fn or(self, other: &Self) -> Self {
         Self {
             grace: self.grace.or(other.grace),
             untagged_after: self.untagged_after.or(other.untagged_after),
             uploads_after: self.uploads_after.or(other.uploads_after),
             keep_tags: if self.keep_tags.is_empty() { other.keep_tags.clone() } else { self.keep_tags },
+            immutable_tags: [self.immutable_tags, other.immutable_tags.clone()].concat(),
         }
     }
 }
@@ -46,8 +51,6 @@ impl Policy {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Standing {
     pub(crate) policy: Policy,
-    /// Patterns of tags that no rule takes away.
-    pub(crate) immutable_tags: Vec<String>,
     /// Nothing is collected.
     pub(crate) read_only: bool,
 }
@@ -67,9 +70,26 @@ impl Standing {
             options = options.uploads_after(silence);
         }
         for rule in &policy.keep_tags {
-            options = options.retention(rule.retention(pinned(&self.immutable_tags)));
+            options = options.retention(rule.retention(pinned(&policy.immutable_tags)));
         }
         options
+    }
+}
+
+/// A size, such as 32MiB.
+pub(crate) fn size(text: &str) -> Result<u64, String> {
+    parse_size::parse_size(text)
+        .map_err(|error| format!("{error}: a size is a number with a unit, such as 32MiB"))
+}
+
+/// A pace, refused where no store could be read in a lifetime: it would be a slip of the unit.
+pub(crate) fn rate(text: &str) -> Result<u64, String> {
+    const LEAST: u64 = 64 << 10;
+    match size(text)? {
+        rate if rate < LEAST => {
+            Err(format!("{rate} bytes a second are too few: at least 64KiB, such as 32MiB"))
+        }
+        rate => Ok(rate),
     }
 }
 

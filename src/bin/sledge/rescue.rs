@@ -32,7 +32,7 @@ pub(crate) struct Rescue {
 struct Rescued(RescueReport);
 
 impl Rescue {
-    /// Not a success where something is lost.
+    /// Not a success where something is lost, or may be: what the index can no longer name, nobody can list.
     pub(crate) fn run(self, printer: Printer) -> Result<ExitCode, Failure> {
         let mut watch = operation::watch(printer);
         let report = rescue(&self.data, &self.new, &mut watch).map_err(|error| {
@@ -53,10 +53,18 @@ impl Rescue {
             }
         })?;
         let (unnamed, lost) = (report.unnamed, !report.lost.is_empty() || !report.incomplete.is_empty());
+        let (is_damaged, untagged) = (!report.damage.is_empty(), report.untagged);
         printer.report(&Rescued(report), self.json)?;
         if unnamed > 0 {
             printer.note(format_args!(
                 "hint: tag what you need in the repository {RESCUED:?}: blobs that no manifest references are collected"
+            ));
+        }
+        if is_damaged {
+            printer.note(format_args!(
+                "hint: tags of which nothing could be read are not listed: compare with a snapshot, or with what you pushed. {untagged} \
+                 manifests have no tag; `sledge gc --dry-run --untagged-after 0s --grace 0s` names them, and a server with \
+                 --untagged-after removes them"
             ));
         }
         if lost {
@@ -66,7 +74,7 @@ impl Rescue {
         }
         printer
             .note(format_args!("hint: to go on with it, give --data {}, or rename it", self.new.display()));
-        Ok(if lost { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+        Ok(if lost || is_damaged { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }
 }
 

@@ -48,14 +48,11 @@ pub(crate) struct Serve {
     verify_interval: Duration,
     /// How much of it is read in a second, such as 32MiB
     #[arg(long, value_name = "SIZE", env = "SLEDGE_VERIFY_RATE", default_value = "32MiB",
-        value_parser = |text: &str| parse_size::parse_size(text))]
+        value_parser = policy::rate)]
     verify_rate: u64,
-    /// Tags that are set once, and then neither moved nor deleted, by rules and in a cache no more than by clients: a pattern with
-    /// * and ?. May be repeated
-    #[arg(long, value_name = "PATTERN", value_parser = policy::tag_pattern)]
-    immutable_tags: Vec<String>,
-    /// The most that the data folder takes on the disk, such as 20GiB; what would go beyond is refused
-    #[arg(long, value_name = "SIZE", env = "SLEDGE_BUDGET", value_parser = |text: &str| parse_size::parse_size(text))]
+    /// The most that the data folder takes on the disk, such as 20GiB and at least 64MiB, of which 32 MiB are kept for the index and
+    /// for deleting; what would go beyond is refused
+    #[arg(long, value_name = "SIZE", env = "SLEDGE_BUDGET", value_parser = policy::size)]
     budget: Option<u64>,
     /// Where the budget has no room, let images go that nobody pushed or pulled for the longest time, instead of refusing
     #[arg(long, requires = "budget", env = "SLEDGE_CACHE", value_parser = BoolishValueParser::new())]
@@ -101,7 +98,9 @@ impl Serve {
         let control = Control::listen(&data, store.clone(), standing.clone()).map_err(|error| {
             Failure::new(format!("cannot listen for commands in {}", data.display()), error)
         })?;
-        printer.note(format_args!("sledge listening on http://{address}, data in {}", data.display()));
+        let manner = if self.read_only { ", read-only" } else { "" };
+        printer
+            .note(format_args!("sledge listening on http://{address}, data in {}{manner}", data.display()));
         let interval = if self.read_only { Duration::ZERO } else { self.gc_interval };
         let collecting = Recurring::collecting(store.clone(), standing.options(&Policy::default()), interval);
         let options = VerifyOptions::new().rate(self.verify_rate);
@@ -139,7 +138,7 @@ impl Serve {
         }
         if self.cache {
             options = options.when_full(WhenFull::Evict {
-                pinned: policy::pinned(&[self.pin.as_slice(), &self.immutable_tags].concat()),
+                pinned: policy::pinned(&[self.pin.as_slice(), &self.policy.immutable_tags].concat()),
             });
             options = options.on_evicted(|evicted| {
                 let tags: Vec<String> = evicted.tags.iter().map(ToString::to_string).collect();
@@ -163,11 +162,7 @@ impl Serve {
     }
 
     fn standing(&self) -> Standing {
-        Standing {
-            policy: self.policy.clone(),
-            immutable_tags: self.immutable_tags.clone(),
-            read_only: self.read_only,
-        }
+        Standing { policy: self.policy.clone(), read_only: self.read_only }
     }
 
     /// The store as clients may use it.
@@ -175,7 +170,7 @@ impl Serve {
         if self.read_only {
             return Arc::new(ReadOnly::new(store));
         }
-        match policy::pinned(&self.immutable_tags) {
+        match policy::pinned(&self.policy.immutable_tags) {
             pinned if pinned.is_none() => Arc::new(store),
             pinned => Arc::new(ImmutableTags::new(store, pinned)),
         }

@@ -7,19 +7,21 @@ use clap::Args;
 use sledge::store::sled::VerifyOptions;
 
 use crate::operation::{Operation, Report};
+use crate::policy;
 use crate::printer::{Failure, Printer};
 
 /// Read all content and compare it with its digest, and all records with each other, also while the store is served
 ///
 /// Content that is bad is put into quarantine: it counts as absent until it is pushed again. A verification that was
-/// interrupted goes on where it stood. Ends with 1 where something is bad or wrong.
+/// interrupted goes on where it stood. Ends with 1 where something is bad or wrong; images that lack a part, which was deleted or
+/// never pushed, are listed and are neither.
 #[derive(Args)]
 pub(crate) struct Verify {
     /// The folder of the store
     #[arg(long, value_name = "DIR", env = "SLEDGE_DATA", default_value = "./sledge-data")]
     data: PathBuf,
     /// Read so much a second at most, such as 32MiB
-    #[arg(long, value_name = "SIZE", value_parser = |text: &str| parse_size::parse_size(text))]
+    #[arg(long, value_name = "SIZE", value_parser = policy::rate)]
     rate: Option<u64>,
     /// Make records right that follow from others
     #[arg(long)]

@@ -60,6 +60,9 @@ impl Folder {
     fn take(path: &Path, create_store: bool) -> Result<Self> {
         if !create_store && !has_format(path)? {
             check_filled(path)?;
+            if path.join(INDEX).exists() {
+                return Err(no_format(path));
+            }
             return Err(Error::NoStore(path.to_owned()));
         }
         let shown = path.display();
@@ -67,7 +70,10 @@ impl Folder {
         let path = path.canonicalize().map_err(Error::io(format!("looking up the folder {shown}")))?;
         check_filled(&path)?;
         if !has_format(&path)? {
-            check_empty(&path)?;
+            check_empty(&path).map_err(|error| match error {
+                Error::NotAStore { path, found } if found == INDEX => no_format(&path),
+                error => error,
+            })?;
         }
         let lock = lock(&path)?;
         check_filled(&path)?;
@@ -264,6 +270,15 @@ fn check_no_content(path: &Path) -> Result<()> {
     match fs::read_dir(path.join(CONTENT)).map(|mut entries| entries.next().is_some()) {
         Ok(true) => Err(no_index(path)),
         _ => Ok(()),
+    }
+}
+
+fn no_format(path: &Path) -> Error {
+    Error::Damaged {
+        what: format!("the store in {}", path.display()),
+        reason: format!(
+            "it has an index, but its file {FORMAT_FILE:?} is missing: nobody can tell which format it has"
+        ),
     }
 }
 

@@ -58,8 +58,10 @@ impl Index {
     pub(super) fn open(path: &Path, cache_capacity: u64) -> Result<Self> {
         let opened = panic::catch_unwind(AssertUnwindSafe(|| Self::try_open(path, cache_capacity)))
             .unwrap_or_else(|_| {
-                let reason = io::Error::other("sled gave up, its reason is on stderr");
-                Err(Error::io(format!("opening the index {}", path.display()))(reason))
+                Err(damaged(
+                    &format!("the index {}", path.display()),
+                    "sled gave up, its reason is on stderr",
+                ))
             });
         if opened.is_err()
             && let Ok(file) = File::open(path.join("db"))

@@ -24,6 +24,7 @@ use super::finder::{Finder, Kind, Place};
 use super::folder;
 use super::gaps;
 use super::index::Index;
+use super::keep;
 use super::layers::{self, Finished};
 use super::making::Beside;
 use super::progress::{Steps, Watch};
@@ -31,7 +32,7 @@ use super::restore::{copy_tree, lock_shared};
 use super::rewrite::Rewrite;
 use super::salvage::{Salvaged, salvage};
 use super::schema::{
-    self, Content, Leftover, Manifest as Recorded, Placement, Tag as RecordedTag, Tree, Upload,
+    self, Content, Kept, Leftover, Manifest as Recorded, Placement, Tag as RecordedTag, Tree, Upload,
 };
 use super::snapshot::options_of_a_copy;
 use super::store::Sled;
@@ -64,6 +65,8 @@ pub struct RescueReport {
     /// Of the blobs and manifests, those that are in the repository [`RESCUED`], since no record said where they belong. What had
     /// been deleted not long ago can be among them.
     pub unnamed: u64,
+    /// The manifests that no tag points at, no index names and no subject keeps: some may have had a tag that could not be read.
+    pub untagged: u64,
     /// The manifests that have all that they reference.
     pub whole: u64,
     /// The others, and what each lacks.
@@ -451,6 +454,9 @@ impl Run<'_> {
             for descriptor in &page.items {
                 steps.done(1)?;
                 self.report.manifests += 1;
+                let is_kept =
+                    |index: &Index| keep::is_kept(index, Kept::Manifest, repository, &descriptor.digest);
+                self.report.untagged += u64::from(!self.store.0.core.read(is_kept)?);
                 let manifest = self.store.manifest(repository, &Reference::Digest(descriptor.digest))?;
                 let mut missing = BTreeSet::new();
                 for reference in
