@@ -97,8 +97,8 @@ pub(crate) fn child(root: &Path, marks_file: &Path, spec: &str) {
         operations: if threads == 2 { 40 } else { 15 },
         small: false,
         faulty: false,
-        // Never met; with bounds, what is not small is in files.
-        budget: 1 << 20,
+        budget: 0,
+        in_files: true,
     };
     let life = life((number(), number(), usize::try_from(number()).unwrap()));
     if name == EARLIER {
@@ -160,7 +160,16 @@ fn take(operation: Operation, root: &Path, store: &Sled, wait: &mut dyn FnMut())
 fn prepare(seed: u64) -> Place {
     let place = Place::new();
     for number in 0..3 {
-        let life = Life { seed, number, threads: 1, operations: 40, small: false, faulty: false, budget: 0 };
+        let life = Life {
+            seed,
+            number,
+            threads: 1,
+            operations: 40,
+            small: false,
+            faulty: false,
+            budget: 0,
+            in_files: true,
+        };
         // One is killed; the others end by themselves.
         let kill = if number == 1 { Kill::AtChange(300, 0) } else { Kill::Not };
         place.live(&life, false, kill);

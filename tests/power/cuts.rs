@@ -29,10 +29,20 @@ fn record(place: &Place, seed: u64, lives: usize, operations: usize, budget: usi
     for number in 0..lives {
         let threads = 1 + dice.roll(3);
         let operations = operations / threads;
-        let life =
-            Life { seed, number: number as u64, threads, operations, small: false, faulty: false, budget };
+        let life = Life {
+            seed,
+            number: number as u64,
+            threads,
+            operations,
+            small: false,
+            faulty: false,
+            budget,
+            in_files: false,
+        };
         // The first changes are those of a creation or an opening; the rest is work.
         let kill = match dice.roll(4) {
+            // One life comes to the end of what is looked at in a budget.
+            _ if budget > 0 && number == 0 => Kill::Not,
             0 => Kill::Not,
             1 => Kill::AtChange(1 + dice.roll(60), dice.roll(3)),
             _ => Kill::AtChange(1 + dice.roll(operations * threads * 12), dice.roll(3)),
@@ -228,7 +238,16 @@ fn a_power_cut_while_an_index_is_made_smaller_loses_nothing() {
 fn a_power_cut_at_any_moment_of_a_creation_leaves_none_or_all_of_it() {
     let mut figures = Figures::default();
     let place = Place::new();
-    let life = Life { seed: 1, number: 0, threads: 1, operations: 6, small: true, faulty: false, budget: 0 };
+    let life = Life {
+        seed: 1,
+        number: 0,
+        threads: 1,
+        operations: 6,
+        small: true,
+        faulty: false,
+        budget: 0,
+        in_files: false,
+    };
     assert!(!place.live(&life, true, Kill::Not));
     let log = fs::read(place.log()).unwrap();
     let events = events(&log);
@@ -254,8 +273,16 @@ fn a_power_cut_after_failed_syncs_loses_nothing_that_was_acknowledged() {
     for seed in first..first + setting("POWER_SEEDS", 2) as u64 {
         let place = Place::new();
         for number in 0..2 {
-            let life =
-                Life { seed, number, threads: 2, operations: 40, small: false, faulty: true, budget: 0 };
+            let life = Life {
+                seed,
+                number,
+                threads: 2,
+                operations: 40,
+                small: false,
+                faulty: true,
+                budget: 0,
+                in_files: false,
+            };
             assert!(!place.live(&life, true, Kill::Not));
         }
         let log = fs::read(place.log()).unwrap();

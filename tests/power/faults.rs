@@ -80,7 +80,16 @@ fn attempt(root: &Path, marks: &Path, fault: &str, seed: u64) -> (u64, u64) {
         marks.say(fault);
         store
     });
-    let life = Life { seed, number: 0, threads: 1, operations: 24, small: false, faulty: false, budget: 0 };
+    let life = Life {
+        seed,
+        number: 0,
+        threads: 1,
+        operations: 24,
+        small: false,
+        faulty: false,
+        budget: 0,
+        in_files: false,
+    };
     Actor::new(&store, &marks, &life, 0).run();
     let (calls, hits, _) = marks.ask();
     marks.say("!well");

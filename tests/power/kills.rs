@@ -30,6 +30,7 @@ fn a_kill_at_any_moment_loses_nothing_that_was_acknowledged() {
                 small: false,
                 faulty: false,
                 budget: 0,
+                in_files: false,
             };
             let kill = match dice.roll(8) {
                 // The last one looks, and ends by itself.

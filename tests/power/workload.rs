@@ -32,19 +32,22 @@ pub(crate) struct Life {
     pub(crate) faulty: bool,
     /// What the folder may take, in MiB; 0 for no bounds.
     pub(crate) budget: usize,
+    /// What is not small is in files, whatever the dice say.
+    pub(crate) in_files: bool,
 }
 
 impl Life {
     pub(crate) fn to_text(&self) -> String {
         format!(
-            "{} {} {} {} {} {} {}",
+            "{} {} {} {} {} {} {} {}",
             self.seed,
             self.number,
             self.threads,
             self.operations,
             usize::from(self.small),
             usize::from(self.faulty),
-            self.budget
+            self.budget,
+            usize::from(self.in_files)
         )
     }
 
@@ -61,6 +64,7 @@ impl Life {
             small: next() == 1,
             faulty: next() == 1,
             budget: next(),
+            in_files: next() == 1,
         }
     }
 }
@@ -128,7 +132,7 @@ pub(crate) fn enter(
     let mut dice = Dice::new(life.seed * 1000 + life.number);
     // Content in the index makes sled use its segments again soon.
     let inline = match dice.roll(8) {
-        _ if life.small || life.budget > 0 => Inline::default(),
+        _ if life.small || life.in_files || life.budget > 0 => Inline::default(),
         0..4 => Inline::Everything,
         4 => Inline::UpTo(0),
         _ => Inline::default(),

@@ -13,8 +13,8 @@ use crate::printer::{Failure, Printer};
 /// Read all content and compare it with its digest, and all records with each other, also while the store is served
 ///
 /// Content that is bad is put into quarantine: it counts as absent until it is pushed again. A verification that was
-/// interrupted goes on where it stood. Ends with 1 where something is bad or wrong; images that lack a part, which was deleted or
-/// never pushed, are listed and are neither.
+/// interrupted goes on where it stood, but for the last 64 MiB. Ends with 1 where something is bad or wrong; images that lack
+/// a part, which was deleted or never pushed, are listed and are neither.
 #[derive(Args)]
 pub(crate) struct Verify {
     /// The folder of the store
