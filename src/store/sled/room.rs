@@ -110,7 +110,9 @@ impl Room {
     /// one is for this one too. `None` where others were faster.
     pub(super) fn set_aside(&self, bytes: u64) -> Option<Aside<'_>> {
         let bytes = bytes.saturating_sub(KEPT_FOR_INDEX);
-        self.promise(bytes).ok().map(|()| Aside { room: self, bytes })
+        // What is within that needs no more, also where others have come to its border.
+        let has_room = bytes == 0 || self.promise(bytes).is_ok();
+        has_room.then(|| Aside { room: self, bytes })
     }
 
     /// What files in `content/` take, in bytes.
