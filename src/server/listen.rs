@@ -18,7 +18,7 @@ use tokio::time::{sleep, timeout};
 
 use super::bridge::Heavy;
 use super::patience::Streams;
-use super::route;
+use super::route::{self, Peer, Service};
 use super::stall::Stalling;
 use crate::store::Store;
 
@@ -36,7 +36,7 @@ const SEND_BUFFER: usize = 128 << 10;
 pub struct ServerOptions {
     drain_limit: Duration,
     header_limit: Duration,
-    silence_limit: Duration,
+    pub(super) silence_limit: Duration,
 }
 
 impl ServerOptions {
@@ -111,7 +111,7 @@ impl Server {
         let graceful = GracefulShutdown::new();
         let mut connections = JoinSet::new();
         let builder = self.builder();
-        let heavy = Heavy::new();
+        let service = Arc::new(Service { store: self.store, heavy: Heavy::new(), options: self.options });
         let mut shutdown = pin!(shutdown);
         loop {
             tokio::select! {
@@ -119,9 +119,9 @@ impl Server {
                 () = &mut shutdown => break,
                 Some(_) = connections.join_next() => {}
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => {
-                        let (store, heavy, watcher) = (Arc::clone(&self.store), heavy.clone(), graceful.watcher());
-                        connections.spawn(connection(builder.clone(), stream, watcher, store, heavy, self.options));
+                    Ok((stream, address)) => {
+                        let (service, watcher) = (Arc::clone(&service), graceful.watcher());
+                        connections.spawn(connection(builder.clone(), stream, Peer { address }, watcher, service));
                     }
                     Err(error) if is_the_client_s(&error) => {}
                     Err(error) => {
@@ -163,11 +163,11 @@ impl Server {
 async fn connection(
     builder: auto::Builder<Streams>,
     stream: TcpStream,
+    peer: Peer,
     watcher: Watcher,
-    store: Arc<dyn Store>,
-    heavy: Heavy,
-    options: ServerOptions,
+    service: Arc<Service>,
 ) {
+    let options = service.options;
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "small answers will be late");
     }
@@ -176,8 +176,8 @@ async fn connection(
         let began = Arc::clone(&began);
         service_fn(move |request| {
             began.store(true, Ordering::Relaxed);
-            let (store, heavy) = (Arc::clone(&store), heavy.clone());
-            async move { Ok::<_, Infallible>(route::answer(store, heavy, request, options.silence_limit).await) }
+            let service = Arc::clone(&service);
+            async move { Ok::<_, Infallible>(route::answer(&service, &peer, request).await) }
         })
     };
     let serving = builder

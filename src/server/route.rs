@@ -1,5 +1,6 @@
 //! From a request to its answer.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,7 @@ use hyper::body::Incoming;
 use super::arriving::Arriving;
 use super::body::Body;
 use super::bridge::Heavy;
+use super::listen::ServerOptions;
 use super::push::Sent;
 use super::reply::{API_VERSION, Reply};
 use super::{discover, manage, pull, push};
@@ -21,17 +23,29 @@ use crate::wire::{ErrorAnswer, Refusal, Request};
 /// How much of a path is logged, in characters.
 const LOGGED_PATH: usize = 512;
 
+/// What all connections of a server share.
+pub(super) struct Service {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) heavy: Heavy,
+    pub(super) options: ServerOptions,
+}
+
+/// The other end of a connection.
+#[derive(Clone, Copy)]
+pub(super) struct Peer {
+    pub(super) address: SocketAddr,
+}
+
 /// Answers one request, whatever it is.
 pub(super) async fn answer(
-    store: Arc<dyn Store>,
-    heavy: Heavy,
+    service: &Service,
+    peer: &Peer,
     request: http::Request<Incoming>,
-    silence: Duration,
 ) -> Response<Body> {
     let began = Instant::now();
     let (parts, body) = request.into_parts();
-    let mut body = Arriving::new(body, &parts.headers, silence);
-    let (refusal, mut response) = match dispatch(&store, &heavy, &parts, &mut body).await {
+    let mut body = Arriving::new(body, &parts.headers, service.options.silence_limit);
+    let (refusal, mut response) = match dispatch(service, &parts, &mut body).await {
         Ok(response) => (None, response),
         Err(refusal) => {
             let response = Reply::from(ErrorAnswer::from(&refusal)).done();
@@ -49,16 +63,12 @@ pub(super) async fn answer(
         *response.body_mut() = Body::empty();
     }
     response.headers_mut().insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
-    log(&parts, response.status(), response.body().left(), began.elapsed(), refusal.as_ref());
+    log(peer, &parts, response.status(), response.body().left(), began.elapsed(), refusal.as_ref());
     response
 }
 
-async fn dispatch(
-    store: &Arc<dyn Store>,
-    heavy: &Heavy,
-    parts: &Parts,
-    body: &mut Arriving,
-) -> Result<Response<Body>, Refusal> {
+async fn dispatch(service: &Service, parts: &Parts, body: &mut Arriving) -> Result<Response<Body>, Refusal> {
+    let Service { store, heavy, .. } = service;
     // RFC 9112, 3.2.
     if parts.version == Version::HTTP_11 && parts.headers.get_all(HOST).iter().count() != 1 {
         return Err(Error::RequestInvalid("a request has one Host header".to_owned()).into());
@@ -99,20 +109,28 @@ async fn dispatch(
     }
 }
 
-fn log(parts: &Parts, status: StatusCode, bytes: u64, took: Duration, refusal: Option<&Refusal>) {
+fn log(
+    peer: &Peer,
+    parts: &Parts,
+    status: StatusCode,
+    bytes: u64,
+    took: Duration,
+    refusal: Option<&Refusal>,
+) {
+    let client = peer.address;
     let method = &parts.method;
     let path: String = parts.uri.path().chars().take(LOGGED_PATH).collect();
     let (status, micros) = (status.as_u16(), u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
     match refusal {
         Some(error) if status >= 500 => {
-            tracing::error!(%method, path, status, bytes, micros, %error, "request");
+            tracing::error!(%client, %method, path, status, bytes, micros, %error, "request");
         }
         // Asking for what is not there is how a push begins.
         Some(error) if status == 404 && method.is_safe() => {
-            tracing::debug!(%method, path, status, bytes, micros, %error, "request");
+            tracing::debug!(%client, %method, path, status, bytes, micros, %error, "request");
         }
-        Some(error) => tracing::info!(%method, path, status, bytes, micros, %error, "request"),
-        None if method.is_safe() => tracing::debug!(%method, path, status, bytes, micros, "request"),
-        None => tracing::info!(%method, path, status, bytes, micros, "request"),
+        Some(error) => tracing::info!(%client, %method, path, status, bytes, micros, %error, "request"),
+        None if method.is_safe() => tracing::debug!(%client, %method, path, status, bytes, micros, "request"),
+        None => tracing::info!(%client, %method, path, status, bytes, micros, "request"),
     }
 }
