@@ -9,6 +9,7 @@
 )]
 
 mod backup;
+mod config;
 mod control;
 mod gc;
 mod kill;

@@ -23,9 +23,15 @@ impl Server {
     }
 
     pub(crate) fn start_in(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        let data = folder.to_str().unwrap();
+        let usual = ["--listen", "127.0.0.1:0", "--log", "error", "--data", data];
+        Self::start_as(&[&usual, arguments].concat(), environment)
+    }
+
+    /// With these arguments alone.
+    pub(crate) fn start_as(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let mut process = Command::new(env!("CARGO_BIN_EXE_sledge"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--log", "error", "--data"])
-            .arg(folder)
+            .arg("serve")
             .args(arguments)
             .envs(environment.iter().copied())
             .stderr(Stdio::piped())

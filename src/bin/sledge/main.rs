@@ -1,6 +1,7 @@
 //! The registry in a single binary.
 
 mod compact;
+mod config;
 mod control;
 mod gc;
 mod operation;
@@ -10,8 +11,10 @@ mod recurring;
 mod rescue;
 mod restore;
 mod serve;
+mod settings;
 mod snapshot;
 mod usage;
+mod values;
 mod verify;
 
 use std::io;
@@ -39,6 +42,7 @@ enum Command {
     Compact(compact::Compact),
     Verify(verify::Verify),
     Rescue(rescue::Rescue),
+    Config(config::ConfigCommand),
 }
 
 fn main() -> ExitCode {
@@ -72,6 +76,7 @@ fn run(printer: Printer) -> Result<ExitCode, Failure> {
         Command::Compact(compact) => compact.run(printer)?,
         Command::Verify(verify) => return verify.run(printer),
         Command::Rescue(rescue) => return rescue.run(printer),
+        Command::Config(config) => return config.run(printer),
     }
     Ok(ExitCode::SUCCESS)
 }

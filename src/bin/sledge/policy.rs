@@ -11,27 +11,29 @@ use sledge::store::Pinned;
 use sledge::store::sled::{CollectOptions, Retention, Untagged};
 use wildmatch::WildMatch;
 
+use crate::values::{Time, as_text};
+
 /// What is kept. Where nothing is said the store's defaults hold, or what the server was started with.
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Policy {
     /// How long what nothing keeps stays all the same; a push must take no longer [default: 24h]
-    #[arg(long, value_name = "TIME", env = "SLEDGE_GRACE", value_parser = humantime::parse_duration)]
-    pub(crate) grace: Option<Duration>,
+    #[arg(long, value_name = "TIME", env = "SLEDGE_GRACE")]
+    pub(crate) grace: Option<Time>,
     /// Delete manifests that have had no tag, index or subject for so long, and for the grace time [default: they stay]
-    #[arg(long, value_name = "TIME", env = "SLEDGE_UNTAGGED_AFTER", value_parser = humantime::parse_duration)]
-    pub(crate) untagged_after: Option<Duration>,
+    #[arg(long, value_name = "TIME", env = "SLEDGE_UNTAGGED_AFTER")]
+    pub(crate) untagged_after: Option<Time>,
     /// End upload sessions that got no byte for so long [default: 7days]
-    #[arg(long, value_name = "TIME", env = "SLEDGE_UPLOADS_AFTER", value_parser = humantime::parse_duration)]
-    pub(crate) uploads_after: Option<Duration>,
+    #[arg(long, value_name = "TIME", env = "SLEDGE_UPLOADS_AFTER")]
+    pub(crate) uploads_after: Option<Time>,
     /// Which tags stay, as REPOSITORIES:last=N,younger=TIME,tag=PATTERN; the first that fits a repository is its rule, and
     /// others of its tags go. Patterns know * and ?. May be repeated [default: all stay]
     #[arg(long, value_name = "RULE")]
     pub(crate) keep_tags: Vec<KeepTags>,
     /// Tags that are set once, and then neither moved nor deleted, by rules and in a cache no more than by clients: a pattern with
     /// * and ?. May be repeated. A store does not remember them: who collects in one that is not served says them again
-    #[arg(long, value_name = "PATTERN", env = "SLEDGE_IMMUTABLE_TAGS", value_delimiter = ',', value_parser = tag_pattern)]
-    pub(crate) immutable_tags: Vec<String>,
+    #[arg(long, value_name = "PATTERN", env = "SLEDGE_IMMUTABLE_TAGS", value_delimiter = ',')]
+    pub(crate) immutable_tags: Vec<TagPattern>,
 }
 
 impl Policy {
@@ -60,13 +62,13 @@ impl Standing {
     pub(crate) fn options(&self, by_hand: &Policy) -> CollectOptions {
         let policy = by_hand.clone().or(&self.policy);
         let mut options = CollectOptions::new();
-        if let Some(grace) = policy.grace {
+        if let Some(Time(grace)) = policy.grace {
             options = options.grace(grace);
         }
-        if let Some(age) = policy.untagged_after {
+        if let Some(Time(age)) = policy.untagged_after {
             options = options.untagged(Untagged::DeleteAfter(age));
         }
-        if let Some(silence) = policy.uploads_after {
+        if let Some(Time(silence)) = policy.uploads_after {
             options = options.uploads_after(silence);
         }
         for rule in &policy.keep_tags {
@@ -76,32 +78,31 @@ impl Standing {
     }
 }
 
-/// A size, such as 32MiB.
-pub(crate) fn size(text: &str) -> Result<u64, String> {
-    parse_size::parse_size(text)
-        .map_err(|error| format!("{error}: a size is a number with a unit, such as 32MiB"))
-}
+/// A pattern of tags. One that no tag can match is refused: it would be a slip that protects nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub(crate) struct TagPattern(String);
 
-/// A pace, refused where no store could be read in a lifetime: it would be a slip of the unit.
-pub(crate) fn rate(text: &str) -> Result<u64, String> {
-    const LEAST: u64 = 64 << 10;
-    match size(text)? {
-        rate if rate < LEAST => {
-            Err(format!("{rate} bytes a second are too few: at least 64KiB, such as 32MiB"))
+impl FromStr for TagPattern {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match can_match::<Tag>(text) {
+            true => Ok(Self(text.to_owned())),
+            false => Err(format!(
+                "no tag can match {text:?}: a pattern is of the tag alone, in letters, digits, '_', '.', '-', * and ?"
+            )),
         }
-        rate => Ok(rate),
     }
 }
 
-/// A pattern of tags, refused if no tag can match it: that would be a slip that protects nothing.
-pub(crate) fn tag_pattern(text: &str) -> Result<String, String> {
-    match can_match::<Tag>(text) {
-        true => Ok(text.to_owned()),
-        false => Err(format!(
-            "no tag can match {text:?}: a pattern is of the tag alone, in letters, digits, '_', '.', '-', * and ?"
-        )),
+impl fmt::Display for TagPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
+
+as_text!(TagPattern, KeepTags);
 
 fn repository_pattern(text: &str) -> Result<String, String> {
     match can_match::<RepositoryName>(text) {
@@ -119,11 +120,11 @@ fn can_match<T: FromStr>(pattern: &str) -> bool {
 }
 
 /// The tags that patterns name, pinned.
-pub(crate) fn pinned(patterns: &[String]) -> Pinned {
+pub(crate) fn pinned(patterns: &[TagPattern]) -> Pinned {
     if patterns.is_empty() {
         return Pinned::none();
     }
-    let patterns: Vec<WildMatch> = patterns.iter().map(|pattern| WildMatch::new(pattern)).collect();
+    let patterns: Vec<WildMatch> = patterns.iter().map(|pattern| WildMatch::new(&pattern.0)).collect();
     Pinned::tags(move |tag| patterns.iter().any(|pattern| pattern.matches(tag.as_str())))
 }
 
@@ -134,13 +135,13 @@ pub(crate) struct KeepTags {
     repositories: String,
     last: Option<usize>,
     younger: Option<Duration>,
-    tags: Vec<String>,
+    tags: Vec<TagPattern>,
 }
 
 impl KeepTags {
     fn retention(&self, immutable: Pinned) -> Retention {
         let repositories = WildMatch::new(&self.repositories);
-        let tags: Vec<WildMatch> = self.tags.iter().map(|tag| WildMatch::new(tag)).collect();
+        let tags: Vec<WildMatch> = self.tags.iter().map(|tag| WildMatch::new(&tag.0)).collect();
         Retention::of(move |name| repositories.matches(name.as_str()))
             .keep_last(self.last.unwrap_or(0))
             .keep_younger(self.younger.unwrap_or(Duration::ZERO))
@@ -169,26 +170,12 @@ impl FromStr for KeepTags {
                         humantime::parse_duration(age).map_err(|error| format!("younger={age}: {error}"))?;
                     rule.younger = Some(age);
                 }
-                Some(("tag", pattern)) if !pattern.is_empty() => rule.tags.push(tag_pattern(pattern)?),
+                Some(("tag", pattern)) if !pattern.is_empty() => rule.tags.push(pattern.parse()?),
                 // A rule that keeps nothing would be a slip that deletes every tag.
                 _ => return Err(format!("{condition:?} is none of last=N, younger=TIME and tag=PATTERN")),
             }
         }
         Ok(rule)
-    }
-}
-
-impl TryFrom<String> for KeepTags {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl From<KeepTags> for String {
-    fn from(rule: KeepTags) -> Self {
-        rule.to_string()
     }
 }
 
@@ -229,10 +216,10 @@ mod tests {
     fn a_pattern_that_nothing_can_match_is_refused() {
         let longest = "x".repeat(Tag::MAX_LENGTH);
         for text in ["*", "v*", "?", "*.?", "*-rc", "release-1.2_x", &longest, &format!("{longest}*")] {
-            assert_eq!(tag_pattern(text).as_deref(), Ok(text));
+            assert_eq!(text.parse::<TagPattern>().unwrap().to_string(), text);
         }
         for text in ["", "c:i3", "c:*", "a/b", ".*", "-x", "v1 ", "[ab]", &format!("{longest}?")] {
-            let error = tag_pattern(text).unwrap_err();
+            let error = text.parse::<TagPattern>().unwrap_err();
             assert!(error.starts_with(&format!("no tag can match {text:?}: ")), "{error}");
         }
         for text in ["*", "team/*", "*/?", "a*.b", "a.*", "team/x-*/*"] {
@@ -247,16 +234,16 @@ mod tests {
 
     #[test]
     fn what_is_said_goes_before_what_was_said() {
-        let hour = Duration::from_secs(3600);
+        let hour = Time(Duration::from_secs(3600));
         let server = Policy { grace: Some(hour), untagged_after: Some(hour), ..Policy::default() };
-        let by_hand = Policy { grace: Some(Duration::ZERO), ..Policy::default() };
+        let by_hand = Policy { grace: Some(Time(Duration::ZERO)), ..Policy::default() };
         let both = by_hand.or(&server);
-        assert_eq!((both.grace, both.untagged_after), (Some(Duration::ZERO), Some(hour)));
+        assert_eq!((both.grace, both.untagged_after), (Some(Time(Duration::ZERO)), Some(hour)));
     }
 
     #[test]
     fn patterns_pin_tags() {
-        let pinned = pinned(&["v*".to_owned(), "release-?".to_owned()]);
+        let pinned = pinned(&["v*".parse().unwrap(), "release-?".parse().unwrap()]);
         for (tag, expected) in [("v1.2", true), ("latest", false), ("release-1", true), ("release-10", false)]
         {
             assert_eq!(pinned.contains(&tag.parse().unwrap()), expected, "{tag}");

@@ -7,8 +7,8 @@ use clap::Args;
 use sledge::store::sled::VerifyOptions;
 
 use crate::operation::{Operation, Report};
-use crate::policy;
 use crate::printer::{Failure, Printer};
+use crate::values::Rate;
 
 /// Read all content and compare it with its digest, and all records with each other, also while the store is served
 ///
@@ -21,8 +21,8 @@ pub(crate) struct Verify {
     #[arg(long, value_name = "DIR", env = "SLEDGE_DATA", default_value = "./sledge-data")]
     data: PathBuf,
     /// Read so much a second at most, such as 32MiB
-    #[arg(long, value_name = "SIZE", value_parser = policy::rate)]
-    rate: Option<u64>,
+    #[arg(long, value_name = "SIZE")]
+    rate: Option<Rate>,
     /// Make records right that follow from others
     #[arg(long)]
     repair: bool,
@@ -37,7 +37,7 @@ pub(crate) struct Verify {
 impl Verify {
     pub(crate) fn run(self, printer: Printer) -> Result<ExitCode, Failure> {
         let mut options = VerifyOptions::new().repair(self.repair).restart(self.restart);
-        if let Some(rate) = self.rate {
+        if let Some(Rate(rate)) = self.rate {
             options = options.rate(rate);
         }
         let report = Operation::Verify { options }.run_on(&self.data, printer)?;

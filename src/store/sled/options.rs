@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::evict::Evicted;
-use super::room::LEAST_BUDGET;
 use super::store::Sled;
 use crate::error::{Error, Result};
 use crate::store::Pinned;
@@ -47,6 +46,9 @@ impl Default for Options {
 }
 
 impl Options {
+    /// The least budget that makes sense, in bytes: what an empty store takes, and what is kept for its index.
+    pub const LEAST_BUDGET: u64 = 64 << 20;
+
     /// The defaults.
     pub fn new() -> Self {
         Self::default()
@@ -98,7 +100,7 @@ impl Options {
     /// time: so much is left unused by what is pushed. Where the index takes more than a quarter of the budget, content goes to
     /// files that would be inline, unless all of it is; and it is written anew before additions, where it holds little
     /// ([`compact`](super::compact) does it where it holds more).
-    /// At least 64 MiB. Default: what the filesystem has.
+    /// At least [`Options::LEAST_BUDGET`]. Default: what the filesystem has.
     pub const fn budget(mut self, bytes: u64) -> Self {
         self.budget = Some(bytes);
         self
@@ -138,9 +140,10 @@ impl Options {
                 "content of {bytes} bytes cannot be inline: at most {most}, or all of it"
             )));
         }
-        if let Some(bytes) = self.budget.filter(|bytes| *bytes < LEAST_BUDGET) {
+        if let Some(bytes) = self.budget.filter(|bytes| *bytes < Self::LEAST_BUDGET) {
+            let least = Self::LEAST_BUDGET;
             return Err(Error::Unsupported(format!(
-                "a budget of {bytes} bytes is too small for a store: at least {LEAST_BUDGET}"
+                "a budget of {bytes} bytes is too small for a store: at least {least}"
             )));
         }
         Sled::open_with(folder.as_ref(), self)

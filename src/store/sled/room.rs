@@ -30,9 +30,6 @@ const INDEX_SHARE: u64 = 4;
 /// How far a promise goes ahead of what has come at the least, in bytes; where that is less, a small part of the budget.
 const STEP: u64 = 16 << 20;
 
-/// The least budget that makes sense: what an empty store takes, and what is kept for its index.
-pub(super) const LEAST_BUDGET: u64 = 64 << 20;
-
 /// What the store takes, and may take.
 pub(super) struct Room {
     budget: Option<u64>,

@@ -1,0 +1,166 @@
+//! The configuration: settings from a file under those of flags and the environment, and the place of each mistake.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use toml::de::{DeTable, DeValue};
+
+use crate::printer::{Failure, Printer};
+use crate::settings::{Mistake, Settings};
+
+/// Look at a configuration
+#[derive(Args)]
+pub(crate) struct ConfigCommand {
+    #[command(subcommand)]
+    command: Config,
+}
+
+#[derive(Subcommand)]
+enum Config {
+    /// Say what is wrong with a configuration, or that nothing is. Ends with 1 where something is
+    ///
+    /// Flags and variables are those of `sledge serve`: checked is what a server would be told by all of them together.
+    Check {
+        #[command(flatten)]
+        source: Box<Source>,
+    },
+}
+
+impl ConfigCommand {
+    pub(crate) fn run(self, printer: Printer) -> Result<ExitCode, Failure> {
+        let Config::Check { source } = self.command;
+        let configuration = source.read()?;
+        let mistakes = configuration.mistakes();
+        for mistake in &mistakes {
+            printer.note(format_args!("error: {mistake}"));
+        }
+        if mistakes.is_empty() {
+            printer.note("the configuration is well");
+        }
+        Ok(if mistakes.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+/// Where settings come from.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Source {
+    /// A TOML file with settings; flags and variables go before it
+    #[arg(long, value_name = "FILE", env = "SLEDGE_CONFIG")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    said: Settings,
+}
+
+impl Source {
+    /// Reads the file, anew each time.
+    ///
+    /// # Errors
+    /// When it cannot be read, and when it is no TOML, has an unknown setting or a value that a setting cannot have; the place
+    /// in the file is told.
+    pub(crate) fn read(&self) -> Result<Configuration, Failure> {
+        let file = self.config.as_deref().map(File::read).transpose()?;
+        let in_file = file.as_ref().map(|file| file.settings.clone()).unwrap_or_default();
+        Ok(Configuration { settings: self.said.clone().or(in_file), said: self.said.clone(), file })
+    }
+}
+
+/// What a server is told.
+#[derive(Clone, Debug)]
+pub(crate) struct Configuration {
+    pub(crate) settings: Settings,
+    /// What flags and variables say of it.
+    said: Settings,
+    file: Option<File>,
+}
+
+#[derive(Clone, Debug)]
+struct File {
+    path: PathBuf,
+    text: String,
+    settings: Settings,
+}
+
+impl File {
+    fn read(path: &Path) -> Result<Self, Failure> {
+        let of = || format!("configuration {}", path.display());
+        let text = fs::read_to_string(path).map_err(|error| Failure::new(of(), error))?;
+        // Its words name the line, and show it.
+        let settings: Settings = toml::from_str(&text).map_err(|error| Failure::new(of(), error))?;
+        let folder = std::path::absolute(path).map_err(|error| Failure::new(of(), error))?;
+        let settings = match folder.parent() {
+            Some(folder) => settings.beginning_at(folder),
+            None => settings,
+        };
+        Ok(Self { path: path.to_owned(), text, settings })
+    }
+
+    /// The line in which a setting stands, from 1.
+    fn line(&self, key: &str) -> Option<usize> {
+        let document = DeTable::parse(&self.text).ok()?;
+        let mut table = document.get_ref();
+        let mut words = key.split('.').peekable();
+        while let Some(word) = words.next() {
+            let (name, value) = table.iter().find(|(name, _)| name.get_ref() == word)?;
+            if words.peek().is_none() {
+                let before = self.text.get(..name.span().start)?;
+                return Some(before.matches('\n').count() + 1);
+            }
+            let DeValue::Table(inner) = value.get_ref() else { return None };
+            table = inner;
+        }
+        None
+    }
+}
+
+impl Configuration {
+    /// All that is wrong, with its place.
+    pub(crate) fn mistakes(&self) -> Vec<Placed> {
+        self.settings.mistakes().into_iter().map(|mistake| self.place(mistake)).collect()
+    }
+
+    /// The configuration, if nothing is wrong with it.
+    pub(crate) fn checked(self) -> Result<Self, Failure> {
+        match self.mistakes().split_first() {
+            None => Ok(self),
+            Some((first, others)) => {
+                let mut says = first.to_string();
+                for other in others {
+                    says += &format!("\nerror: {other}");
+                }
+                Err(Failure::new("", says))
+            }
+        }
+    }
+
+    fn place(&self, mistake: Mistake) -> Placed {
+        let pointer = format!("/{}", mistake.key.replace('.', "/"));
+        let said = serde_json::to_value(&self.said).ok();
+        let by_flag = said
+            .as_ref()
+            .and_then(|said| said.pointer(&pointer))
+            .is_some_and(|value| !(value.is_null() || value.as_array().is_some_and(Vec::is_empty)));
+        let flag = mistake.key.strip_prefix("retention.").unwrap_or(mistake.key).replace('.', "-");
+        let in_file = self.file.as_ref().filter(|_| !by_flag);
+        let place = match in_file.and_then(|file| Some((file, file.line(mistake.key)?))) {
+            Some((file, line)) => format!("{}:{line}: {}", file.path.display(), mistake.key),
+            None => format!("--{flag}"),
+        };
+        Placed { place, says: mistake.says }
+    }
+}
+
+/// A mistake and where it was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Placed {
+    place: String,
+    says: String,
+}
+
+impl fmt::Display for Placed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.says)
+    }
+}

@@ -1,0 +1,156 @@
+//! What a server can be told: by flags, by variables of the environment and by a file, which go before each other in this order.
+
+use std::path::{Path, PathBuf};
+
+use clap::builder::BoolishValueParser;
+use clap::{Args, ValueEnum};
+use serde::{Deserialize, Serialize};
+use sledge::store::sled::Options;
+use tracing_subscriber::EnvFilter;
+
+use crate::policy::{Policy, TagPattern};
+use crate::values::{Rate, Size, Time};
+
+/// A server's settings; what is not said has a default. In a file they have the flags' names, those of what is kept in the table
+/// `[retention]`.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Settings {
+    /// The folder that holds everything; it is made if it does not exist [default: ./sledge-data]
+    #[arg(long, value_name = "DIR", env = "SLEDGE_DATA")]
+    pub(crate) data: Option<PathBuf>,
+    /// The address to listen on; port 0 takes a free one [default: 127.0.0.1:5000]
+    #[arg(long, value_name = "ADDR", env = "SLEDGE_LISTEN")]
+    pub(crate) listen: Option<String>,
+    #[command(flatten)]
+    pub(crate) retention: Policy,
+    /// How often what nothing keeps is removed; 0s never does it by itself [default: 1h]
+    #[arg(long, value_name = "TIME", env = "SLEDGE_GC_INTERVAL")]
+    pub(crate) gc_interval: Option<Time>,
+    /// How often all content is read and compared with its digest; 0s never does it by itself [default: 30d]
+    #[arg(long, value_name = "TIME", env = "SLEDGE_VERIFY_INTERVAL")]
+    pub(crate) verify_interval: Option<Time>,
+    /// How much of it is read in a second [default: 32MiB]
+    #[arg(long, value_name = "SIZE", env = "SLEDGE_VERIFY_RATE")]
+    pub(crate) verify_rate: Option<Rate>,
+    /// The most that the data folder takes on the disk, such as 20GiB and at least 64MiB, of which 32 MiB are kept for the index and
+    /// for deleting; what would go beyond is refused [default: no limit]
+    #[arg(long, value_name = "SIZE", env = "SLEDGE_BUDGET")]
+    pub(crate) budget: Option<Size>,
+    /// Where the budget has no room, let images go that nobody pushed or pulled for the longest time, instead of refusing
+    #[arg(long, env = "SLEDGE_CACHE", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        value_name = "BOOL", value_parser = BoolishValueParser::new())]
+    pub(crate) cache: Option<bool>,
+    /// In a cache, tags whose images stay: a pattern with * and ?. May be repeated
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) pin: Vec<TagPattern>,
+    /// Answer reads alone: nothing can be pushed or deleted, and nothing is collected; the store must be there
+    #[arg(long, env = "SLEDGE_READ_ONLY", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        value_name = "BOOL", value_parser = BoolishValueParser::new())]
+    pub(crate) read_only: Option<bool>,
+    /// How logs are written to stderr [default: text]
+    #[arg(long, value_enum, env = "SLEDGE_LOG_FORMAT")]
+    pub(crate) log_format: Option<LogFormat>,
+    /// What is logged: a level, or levels of modules, such as info,sledge=debug [default: info]
+    #[arg(long, value_name = "FILTER", env = "SLEDGE_LOG")]
+    pub(crate) log: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum LogFormat {
+    /// For people
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+/// A setting that cannot hold, or not with another one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Mistake {
+    /// The setting's name in a file.
+    pub(crate) key: &'static str,
+    /// What is wrong, and what to do.
+    pub(crate) says: String,
+}
+
+impl Mistake {
+    fn new(key: &'static str, says: impl Into<String>) -> Self {
+        Self { key, says: says.into() }
+    }
+}
+
+impl Settings {
+    /// These, and of others what these do not say.
+    pub(crate) fn or(self, others: Self) -> Self {
+        Self {
+            data: self.data.or(others.data),
+            listen: self.listen.or(others.listen),
+            retention: self.retention.or(&others.retention),
+            gc_interval: self.gc_interval.or(others.gc_interval),
+            verify_interval: self.verify_interval.or(others.verify_interval),
+            verify_rate: self.verify_rate.or(others.verify_rate),
+            budget: self.budget.or(others.budget),
+            cache: self.cache.or(others.cache),
+            pin: if self.pin.is_empty() { others.pin } else { self.pin },
+            read_only: self.read_only.or(others.read_only),
+            log_format: self.log_format.or(others.log_format),
+            log: self.log.or(others.log),
+        }
+    }
+
+    /// The same with paths that begin at a folder, where they have no other beginning.
+    pub(crate) fn beginning_at(mut self, folder: &Path) -> Self {
+        for path in self.data.iter_mut() {
+            *path = folder.join(&*path);
+        }
+        self
+    }
+
+    /// What each setting alone does not tell.
+    pub(crate) fn mistakes(&self) -> Vec<Mistake> {
+        let mut mistakes = Vec::new();
+        let mut add = |wrong: bool, key, says: &str| {
+            if wrong {
+                mistakes.push(Mistake::new(key, says));
+            }
+        };
+        add(
+            self.is_cache() && self.budget.is_none(),
+            "cache",
+            "a cache lets images go where a budget has no room: give `budget` too",
+        );
+        add(
+            !self.pin.is_empty() && !self.is_cache(),
+            "pin",
+            "images are pinned in a cache: give `cache` too, or `immutable-tags` for tags that stay in any store",
+        );
+        if let Some(Size(budget)) = self.budget.filter(|Size(budget)| *budget < Options::LEAST_BUDGET) {
+            let least = Options::LEAST_BUDGET >> 20;
+            let says = format!("{budget} bytes are too few for a store: at least {least}MiB");
+            mistakes.push(Mistake::new("budget", says));
+        }
+        if let Some(listen) = self.listen.as_deref().filter(|listen| !is_address(listen)) {
+            let says = format!("{listen:?} is no address and port, such as 127.0.0.1:5000");
+            mistakes.push(Mistake::new("listen", says));
+        }
+        if let Some(Err(error)) = self.log.as_deref().map(EnvFilter::try_new) {
+            let says = format!("{error}: use error, warn, info, debug or trace");
+            mistakes.push(Mistake::new("log", says));
+        }
+        mistakes
+    }
+
+    pub(crate) fn is_cache(&self) -> bool {
+        self.cache.unwrap_or(false)
+    }
+
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.read_only.unwrap_or(false)
+    }
+}
+
+/// Whether it looks like a host and a port. Whether there is such a host is seen when it is listened on.
+fn is_address(text: &str) -> bool {
+    text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+}

@@ -1,0 +1,128 @@
+//! Settings from flags, the environment and a file.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use crate::control::words;
+use crate::server::Server;
+
+fn check(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_sledge"))
+        .args(["config", "check"])
+        .args(arguments)
+        .env_remove("SLEDGE_CONFIG")
+        .envs(environment.iter().copied())
+        .output()
+        .unwrap()
+}
+
+/// Writes a configuration, and says where.
+fn write(folder: &Path, text: &str) -> String {
+    let path = folder.join("sledge.toml");
+    fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+/// A setting may be said three times: the flag holds, then the variable, then the file.
+#[test]
+fn flags_go_before_the_environment_and_that_before_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    Server::start(&store).stop();
+    let config = write(folder.path(), "read-only = true\n");
+    let upload = |arguments: &[&str], environment: &[(&str, &str)]| {
+        let arguments = [&["--config", &config], arguments].concat();
+        let server = Server::start_in(&store, &arguments, environment);
+        let answer = server.request("POST", "/v2/a/blobs/uploads/", b"");
+        server.stop();
+        answer.status
+    };
+    assert_eq!(upload(&[], &[]), 405);
+    assert_eq!(upload(&[], &[("SLEDGE_READ_ONLY", "no")]), 202);
+    assert_eq!(upload(&["--read-only"], &[("SLEDGE_READ_ONLY", "no")]), 405);
+    assert_eq!(upload(&["--read-only=false"], &[]), 202);
+}
+
+#[test]
+fn a_file_can_say_all_and_its_paths_begin_where_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = write(
+        folder.path(),
+        r#"
+            data = "store"
+            listen = "127.0.0.1:0"
+            gc-interval = "30m"
+            verify-interval = "0s"
+            verify-rate = "1MiB"
+            budget = "1GiB"
+            cache = true
+            pin = ["v*"]
+            read-only = false
+            log = "error"
+            log-format = "json"
+
+            [retention]
+            grace = "2h"
+            untagged-after = "7days"
+            uploads-after = "1h 30m"
+            keep-tags = ["ci/*:last=10,younger=30days,tag=v*"]
+            immutable-tags = ["v*"]
+        "#,
+    );
+    let checked = check(&["--config", &config], &[]);
+    assert!(checked.status.success(), "{}", words(&checked.stderr));
+    assert!(check(&[], &[("SLEDGE_CONFIG", &config)]).status.success());
+
+    let server = Server::start_as(&["--config", &config], &[]);
+    assert_eq!(server.request("GET", "/v2/", b"").status, 200);
+    server.stop();
+    assert!(folder.path().join("store/format").exists());
+}
+
+#[test]
+fn the_place_of_each_mistake_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    for (text, says) in [
+        ("data = \"x\"\nbuget = \"1GiB\"\n", &["line 2", "buget", "unknown field"][..]),
+        ("\n\nbudget = \"much\"\n", &["line 3", "budget", "such as 32MiB"]),
+        ("[retention]\nkeep-tags = [\"*:\"]\n", &["line 2", "last=N"]),
+        ("[retention]\nimmutable-tags = [\"a/b\"]\n", &["line 2", "no tag can match"]),
+        ("verify-rate = \"32\"\n", &["line 1", "at least 64KiB"]),
+        ("log-format = \"xml\"\n", &["line 1", "`text` or `json`"]),
+        ("budget = \n", &["line 1"]),
+        ("[store]\nx = 1\n", &["line 1", "unknown field"]),
+        ("data = \"x\"\ncache = true\n", &["sledge.toml:2: cache", "budget"]),
+        ("pin = [\"v*\"]\n", &["sledge.toml:1: pin", "cache"]),
+        ("budget = \"1MiB\"\n", &["sledge.toml:1: budget", "at least 64MiB"]),
+        ("\nlog = \"sledge=loud\"\n", &["sledge.toml:2: log", "debug"]),
+        // Each of several is told.
+        ("pin = [\"v*\"]\nbudget = \"1MiB\"\n", &["sledge.toml:1: pin", "sledge.toml:2: budget"]),
+    ] {
+        let config = write(folder.path(), text);
+        let checked = check(&["--config", &config], &[]);
+        assert_eq!(checked.status.code(), Some(1), "{text}");
+        let told = words(&checked.stderr);
+        for word in says {
+            assert!(told.contains(word), "{text}: {told}");
+        }
+        // A server with it does not start, and says the same.
+        let served = Command::new(env!("CARGO_BIN_EXE_sledge"))
+            .args(["serve", "--listen", "127.0.0.1:0", "--config", &config, "--data"])
+            .arg(folder.path().join("store"))
+            .output()
+            .unwrap();
+        assert_eq!(served.status.code(), Some(1), "{text}");
+        assert_eq!(words(&served.stderr), told);
+        assert!(!folder.path().join("store").exists());
+    }
+    let config = write(folder.path(), "listen = \"127.0.0.1\"\n");
+    let checked = check(&["--config", &config], &[]);
+    assert!(words(&checked.stderr).contains("sledge.toml:1: listen"), "{}", words(&checked.stderr));
+    let checked = check(&["--cache"], &[]);
+    assert!(words(&checked.stderr).contains("--cache: "), "{}", words(&checked.stderr));
+    let nowhere = folder.path().join("nowhere.toml");
+    let checked = check(&["--config", nowhere.to_str().unwrap()], &[]);
+    assert_eq!(checked.status.code(), Some(1));
+    assert!(words(&checked.stderr).contains("nowhere.toml"), "{}", words(&checked.stderr));
+}
