@@ -80,3 +80,32 @@ fn a_store_goes_through_a_snapshot_a_restoration_and_a_rescue() {
     let server = Server::start(&at("rescued"));
     assert_eq!(server.request("GET", &paths[0].replace("/a/b/", "/rescued/"), b"").body, large);
 }
+
+/// A script that took one every night went on for a month, and was told each time that all was well.
+#[test]
+fn a_snapshot_that_lacks_something_is_made_and_is_no_success() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let server = Server::start(&at("data"));
+    let (lost, kept) = (push(&server, &noise(100_000)), push(&server, &noise(200_000)));
+    let mut files = fs::read_dir(at("data").join("content")).unwrap().map(|entry| entry.unwrap().path());
+    let file = files.find(|file| fs::metadata(file).unwrap().len() == 100_000);
+    fs::remove_file(file.unwrap()).unwrap();
+    let digest = lost.rsplit('/').next().unwrap();
+    let take = |name: &str| sledge(&["snapshot".as_ref(), &at(name), "--data".as_ref(), &at("data")]);
+    let check = |output: &Output| {
+        assert_eq!(output.status.code(), Some(1), "{}", words(&output.stderr));
+        let told = words(&output.stdout);
+        assert!(told.contains(&format!("bad: blob {digest}: its file is missing")), "{told}");
+        let told = words(&output.stderr);
+        assert!(told.contains("not all is in the snapshot") && told.contains("hint: "), "{told}");
+    };
+    check(&take("through-the-server"));
+    server.stop();
+    check(&take("without"));
+    for made in ["through-the-server", "without"] {
+        let server = Server::start(&at(made));
+        assert_eq!(server.request("GET", &kept, b"").body, noise(200_000));
+        server.stop();
+    }
+}
