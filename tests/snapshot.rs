@@ -175,7 +175,7 @@ fn what_is_done_before_its_moment_is_in_it_and_what_is_done_after_it_is_not() {
 #[test]
 fn a_snapshot_shares_its_files_and_outlives_the_store() {
     let folder = tempfile::tempdir().unwrap();
-    let (data, target) = (folder.path().join("store"), folder.path().join("deep/snapshot"));
+    let (data, target) = (folder.path().join("store"), folder.path().join("snapshot"));
     let store = open(&data);
     let manifest = image(&store, &name("a"), "x", 1);
     put(&store, &name("a"), &manifest, &[tag("latest")]);
@@ -191,7 +191,7 @@ fn a_snapshot_shares_its_files_and_outlives_the_store() {
     let shared = content(&target);
     assert_eq!(shared.len(), 1);
     assert!(shared.iter().all(|(name, inode)| content(&data)[name] == *inode));
-    assert!(!folder.path().join("deep/snapshot.unfinished").exists());
+    assert!(!folder.path().join("snapshot.unfinished").exists());
 
     // Whatever happens to the store now is nothing to the snapshot, and the other way round.
     store.delete_manifest(&name("a"), manifest.digest(), &Pinned::none()).unwrap();

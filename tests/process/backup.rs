@@ -109,3 +109,32 @@ fn a_snapshot_that_lacks_something_is_made_and_is_no_success() {
         server.stop();
     }
 }
+
+/// The backup disk was not mounted, and the snapshot filled the root disk, under a folder that it had made for itself.
+#[test]
+fn no_folder_is_made_above_the_one_that_was_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let data = at("data");
+    let server = Server::start(&data);
+    push(&server, &noise(100_000));
+    let (snapshot, restore, rescue, of): (&Path, &Path, &Path, &Path) =
+        ("snapshot".as_ref(), "restore".as_ref(), "rescue".as_ref(), "--data".as_ref());
+    let (disk, made) = (at("disk"), at("disk/made"));
+    let check = |arguments: &[&Path]| {
+        let told = refused(&sledge(arguments));
+        assert!(told.contains(&format!("there is no folder {}", disk.display())), "{told}");
+        assert!(told.contains("is the disk mounted?"), "{told}");
+        assert!(!disk.exists());
+    };
+    check(&[snapshot, &made, of, &data]);
+    server.stop();
+    check(&[snapshot, &made, of, &data]);
+    done(&sledge(&[snapshot, &at("copy"), of, &data]));
+    check(&[restore, &at("copy"), of, &made]);
+    check(&[rescue, &made, of, &data]);
+    fs::create_dir(&disk).unwrap();
+    done(&sledge(&[restore, &at("copy"), of, &made]));
+    done(&sledge(&[rescue, &at("disk/rescued"), of, &data]));
+    done(&sledge(&[snapshot, &at("disk/snapshot"), of, &data]));
+}

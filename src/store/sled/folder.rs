@@ -261,6 +261,22 @@ fn check_filled(path: &Path) -> Result<()> {
             what: format!("the store in {}", path.display()),
             reason: "it was being made of another one, and that was cut short: do it again".to_owned(),
         });
+/// That a new folder is in one that is there: where it is not, the disk that it is on may not be mounted, and what is written to a
+/// folder of its name would fill another one.
+pub(super) fn check_parent(path: &Path) -> Result<()> {
+    let failed = |error| Error::io(format!("looking up the folder of {}", path.display()))(error);
+    let path = std::path::absolute(path).map_err(failed)?;
+    let Some(parent) = path.parent() else { return Ok(()) };
+    match fs::metadata(parent) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Err(Error::Unsupported(format!(
+            "there is no folder {} to make {} in: is the disk mounted? make the folder if it is",
+            parent.display(),
+            path.display()
+        ))),
+        found => found.map(drop).map_err(failed),
+    }
+}
+
     }
     Ok(())
 }

@@ -32,7 +32,7 @@ impl Beside {
         let (Some(parent), Some(name)) = (folder.parent(), folder.file_name()) else {
             return Err(Error::Unsupported(format!("{shown} is no place for a store: name a new folder")));
         };
-        folder::make_folder(parent).map_err(failed)?;
+        folder::check_parent(&folder)?;
         let parent = parent.canonicalize().map_err(failed)?;
         if parent.starts_with(store) {
             return Err(Error::Unsupported(format!(
@@ -134,6 +134,7 @@ impl Filling {
             folder::check_empty(&path).map_err(|error| match error {
                 Error::NotAStore { path, found } => Error::NotEmpty { path, found },
                 error => error,
+        folder::check_parent(folder)?;
             })?;
             check_no_store(&path)?;
         }

@@ -99,7 +99,8 @@ pub struct Incomplete {
 ///
 /// # Errors
 /// [`Error::Locked`] where the old store is in use, [`Error::FormatVersion`] where it is another version's, [`Error::NoStore`] where there is nothing of a store,
-/// [`Error::NotEmpty`] where the new folder holds something; [`Error::Interrupted`]; [`Error::Io`].
+/// [`Error::NotEmpty`] where the new folder holds something, [`Error::Unsupported`] where it is inside the old one or in a folder that
+/// is not there; [`Error::Interrupted`]; [`Error::Io`].
 pub fn rescue(
     folder: impl AsRef<Path>,
     new_folder: impl AsRef<Path>,
