@@ -18,8 +18,8 @@ use std::thread;
 
 use sledge::Error;
 use sledge::oci::{Manifest, MediaType, Tag};
-use sledge::store::sled::{Progress, Sled, SnapshotOptions, VerifyOptions};
-use sledge::store::{Condition, Discover, Manage, Pinned, Pull, Push, UploadOptions};
+use sledge::store::sled::{CollectOptions, Progress, Sled, SnapshotOptions, VerifyOptions, compact};
+use sledge::store::{Condition, Discover, Manage, MountSource, Pinned, Pull, Push, UploadOptions};
 
 use crate::images::{check_whole, content, image, name, number, on, open, push, put, read, snapshot, tag};
 
@@ -238,6 +238,68 @@ fn on_another_filesystem_files_are_copied_once() {
     fs::remove_dir_all(folder.path().join("store")).unwrap();
     fs::remove_dir_all(&first).unwrap();
     assert_eq!(check_whole(&open(&second)), 7);
+}
+
+/// A store in use was taken for an earlier snapshot: what it removed while its files were linked was missing from the new one.
+#[test]
+fn only_a_snapshot_to_which_nothing_was_done_is_gone_on_from() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let store = open(&at("store"));
+    let (a, made) = (name("a"), image(&store, &name("a"), "x", 1));
+    put(&store, &a, &made, &[tag("latest")]);
+    let config = made.contents().unwrap().references[0].digest;
+    let since = |earlier: &Path| {
+        let target = at("new");
+        let taken = store.snapshot(&target, &SnapshotOptions::new().since(earlier), &mut on).map(drop);
+        let _ = fs::remove_dir_all(target);
+        taken
+    };
+    assert!(matches!(since(&at("store")), Err(Error::Locked(_))), "it is open");
+    drop(open(&at("other")));
+    assert!(matches!(since(&at("other")), Err(Error::Unsupported(_))), "it is a store, and no snapshot");
+
+    let harmless: [(&str, &dyn Fn(&Sled)); 3] = [
+        ("nothing", &|_| ()),
+        ("reading", &|copy| assert_eq!(check_whole(copy), 1)),
+        ("verifying", &|copy| assert!(copy.verify(&VerifyOptions::new(), &mut on).unwrap().is_well())),
+    ];
+    let harmful: [(&str, &dyn Fn(&Sled)); 8] = [
+        ("put", &|copy| put(copy, &a, &made, &[])),
+        ("tag", &|copy| copy.tag(&a, made.digest(), &tag("other"), &Condition::Any).unwrap()),
+        ("upload", &|copy| {
+            push(copy, &name("b"), b"x");
+        }),
+        ("mount", &|copy| {
+            copy.mount(&name("b"), &config, &MountSource::Repository(&a)).unwrap();
+        }),
+        ("delete-tag", &|copy| copy.delete_tag(&a, &tag("latest")).unwrap()),
+        ("delete-manifest", &|copy| copy.delete_manifest(&a, made.digest(), &Pinned::none()).unwrap()),
+        ("delete-blob", &|copy| copy.delete_blob(&a, &config).unwrap()),
+        ("collect", &|copy| drop(copy.collect(&CollectOptions::new(), &mut on).unwrap())),
+    ];
+    for ((what, act), stays) in
+        harmless.into_iter().map(|case| (case, true)).chain(harmful.into_iter().map(|case| (case, false)))
+    {
+        snapshot(&store, &at(what));
+        let copy = open(&at(what));
+        assert!(copy.is_snapshot(), "{what}");
+        copy.collect(&CollectOptions::new().dry_run(true), &mut on).unwrap();
+        assert!(matches!(since(&at(what)), Err(Error::Locked(_))), "{what}");
+        act(&copy);
+        assert_eq!(copy.is_snapshot(), stays, "{what}");
+        drop(copy);
+        compact(at(what), &mut on).unwrap();
+        assert_eq!(open(&at(what)).is_snapshot(), stays, "{what}");
+        match since(&at(what)) {
+            Ok(()) => assert!(stays, "{what}"),
+            Err(Error::Unsupported(why)) => {
+                assert!(!stays && why.contains("is no snapshot as it was taken"), "{what}: {why}");
+            }
+            Err(error) => panic!("{what}: {error}"),
+        }
+    }
+    assert!(!store.is_snapshot());
 }
 
 #[test]

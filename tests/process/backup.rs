@@ -1,8 +1,9 @@
 //! Snapshots, restoring, compacting and rescuing as people do it.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use sledge::oci::Algorithm;
 
@@ -137,4 +138,49 @@ fn no_folder_is_made_above_the_one_that_was_named() {
     done(&sledge(&[restore, &at("copy"), of, &made]));
     done(&sledge(&[rescue, &at("disk/rescued"), of, &data]));
     done(&sledge(&[snapshot, &at("disk/snapshot"), of, &data]));
+}
+
+/// What a server says until it listens.
+fn first_words(data: &Path) -> String {
+    let mut server = Command::new(env!("CARGO_BIN_EXE_sledge"))
+        .args(["serve", "--listen", "127.0.0.1:0", "--data"])
+        .arg(data)
+        .env_remove("SLEDGE_LOG")
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(server.stderr.take().unwrap()).lines().map(|line| line.unwrap());
+    let mut said = String::new();
+    while !said.contains("sledge listening on") {
+        said += &lines.next().unwrap();
+    }
+    server.kill().unwrap();
+    server.wait().unwrap();
+    said
+}
+
+/// A server that was given the backup as its data folder changed it, and nobody noticed until it was needed.
+#[test]
+fn a_server_warns_of_serving_a_snapshot_until_it_is_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let server = Server::start(&at("data"));
+    push(&server, &noise(100_000));
+    let (snapshot, of, since): (&Path, &Path, &Path) =
+        ("snapshot".as_ref(), "--data".as_ref(), "--since".as_ref());
+    done(&sledge(&[snapshot, &at("first"), of, &at("data")]));
+    server.stop();
+    assert!(!first_words(&at("data")).contains("WARN") && first_words(&at("first")).contains("WARN"));
+    let server = Server::start(&at("data"));
+    done(&sledge(&["verify".as_ref(), of, &at("first")]));
+    done(&sledge(&[snapshot, &at("second"), of, &at("data"), since, &at("first")]));
+    let copy = Server::start(&at("first"));
+    let told = refused(&sledge(&[snapshot, &at("third"), of, &at("data"), since, &at("first")]));
+    assert!(told.contains("is in use"), "{told}");
+    push(&copy, &noise(50_000));
+    copy.kill();
+    assert!(!first_words(&at("first")).contains("WARN"));
+    let told = refused(&sledge(&[snapshot, &at("third"), of, &at("data"), since, &at("first")]));
+    assert!(told.contains("is no snapshot as it was taken"), "{told}");
+    server.stop();
 }

@@ -94,6 +94,12 @@ impl Serve {
         let data = std::path::absolute(&self.data)
             .map_err(|error| Failure::new(format!("folder {}", self.data.display()), error))?;
         let store = self.open_store(&data)?;
+        if !self.read_only && store.is_snapshot() {
+            tracing::warn!(
+                data = %data.display(),
+                "this is a snapshot: from the first push, deletion or collection on it is none any more; --read-only leaves it one"
+            );
+        }
         let standing = self.standing();
         let control = Control::listen(&data, store.clone(), standing.clone()).map_err(|error| {
             Failure::new(format!("cannot listen for commands in {}", data.display()), error)

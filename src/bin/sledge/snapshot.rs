@@ -20,7 +20,8 @@ pub(crate) struct Snapshot {
     /// The folder of the store
     #[arg(long, value_name = "DIR", env = "SLEDGE_DATA", default_value = "./sledge-data")]
     data: PathBuf,
-    /// An earlier snapshot on the same filesystem as the new one: what it has is linked from there instead of being copied
+    /// An earlier snapshot on the same filesystem as the new one: what it has is linked from there instead of being copied; it must
+    /// not have been changed since it was taken
     #[arg(long, value_name = "SNAPSHOT")]
     since: Option<PathBuf>,
     /// Print the report as JSON

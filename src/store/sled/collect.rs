@@ -191,6 +191,9 @@ impl Sled {
     /// # Durability
     /// Each removal survives a power cut when it is counted.
     pub fn collect(&self, options: &CollectOptions, mut watch: Watch<'_>) -> Result<Collected> {
+        if !options.dry_run {
+            shared.core.folder.changes()?;
+        }
         let shared = &self.0;
         let grace = options.grace.unwrap_or(shared.core.options.grace);
         let steps = Steps::begin(&mut watch, "looking at what nothing keeps", None)?;

@@ -26,12 +26,16 @@ pub(super) struct Folder {
     /// Whether something was removed from it since it was last synced.
     quarantine_changed: AtomicBool,
     pub(super) reserve: Reserve,
+    /// Whether it says that it is a snapshot.
+    is_snapshot: AtomicBool,
     _lock: File,
 }
 
 pub(super) const FORMAT_FILE: &str = "format";
 const FORMAT_WORDS: &str = "sledge store, format ";
 pub(super) const LOCK_FILE: &str = "lock";
+/// Says that a store is a snapshot as it was taken: it goes before the first change that anybody asks for.
+pub(super) const SNAPSHOT_FILE: &str = "snapshot";
 pub(super) const INDEX: &str = "index";
 pub(super) const CONTENT: &str = "content";
 pub(super) const QUARANTINE: &str = "quarantine";
@@ -103,6 +107,7 @@ impl Folder {
         let has_quarantine = AtomicBool::new(quarantine.exists());
         let quarantine_changed = AtomicBool::new(false);
         let reserve = Reserve::new(&path);
+        let is_snapshot = AtomicBool::new(path.join(SNAPSHOT_FILE).exists());
         Ok(Self {
             path,
             content,
@@ -111,6 +116,7 @@ impl Folder {
             has_quarantine,
             quarantine_changed,
             reserve,
+            is_snapshot,
             _lock: lock,
         })
     }
@@ -144,6 +150,25 @@ impl Folder {
                 .map(|entry| entry.file_name().to_str().and_then(|name| Uuid::try_parse(name).ok()))
                 .transpose()
         }))
+    }
+
+    pub(super) fn is_snapshot(&self) -> bool {
+        self.is_snapshot.load(Ordering::Acquire)
+    }
+
+    /// To be called before a change that somebody asks for: a snapshot is none from then on, also after a power cut.
+    pub(super) fn changes(&self) -> Result<()> {
+        if !self.is_snapshot() {
+            return Ok(());
+        }
+        let mark = self.path.join(SNAPSHOT_FILE);
+        let gone = match fs::remove_file(&mark) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => sync_folder(&self.path),
+        };
+        gone.map_err(Error::io(format!("removing {}, since the snapshot is to be changed", mark.display())))?;
+        self.is_snapshot.store(false, Ordering::Release);
+        Ok(())
     }
 
     /// Makes files that were made or removed in `content/` stay so (D7).
@@ -231,36 +256,6 @@ pub(super) fn make_folder(path: &Path) -> io::Result<()> {
     new.iter().filter_map(|folder| folder.parent()).try_for_each(sync_folder)
 }
 
-/// A folder that is to become a store may hold what an unfinished creation left, and what filesystems and tools put there.
-pub(super) fn check_empty(path: &Path) -> Result<()> {
-    let ours = |name: &str| {
-        [LOCK_FILE, CONTENT, INDEX, CONTROL, reserve::FILE, "lost+found"].contains(&name)
-            || name.starts_with(UNFINISHED)
-    };
-    let entries = fs::read_dir(path).map_err(Error::io(format!("listing {}", path.display())))?;
-    for entry in entries {
-        let name = entry.map_err(Error::io(format!("listing {}", path.display())))?.file_name();
-        let name = name.to_string_lossy();
-        if !ours(&name) {
-            return Err(Error::NotAStore { path: path.to_owned(), found: name.into_owned() });
-        }
-    }
-    // An index or content without a format file is no unfinished creation: the format file is made first.
-    for name in [INDEX, CONTENT] {
-        if path.join(name).exists() {
-            return Err(Error::NotAStore { path: path.to_owned(), found: name.to_owned() });
-        }
-    }
-    Ok(())
-}
-
-/// A store that is to hold what another place does, and does not yet, is not to be taken for an empty one.
-fn check_filled(path: &Path) -> Result<()> {
-    if path.join(FILLING).exists() && !path.join(INDEX).exists() {
-        return Err(Error::Damaged {
-            what: format!("the store in {}", path.display()),
-            reason: "it was being made of another one, and that was cut short: do it again".to_owned(),
-        });
 /// That a new folder is in one that is there: where it is not, the disk that it is on may not be mounted, and what is written to a
 /// folder of its name would fill another one.
 pub(super) fn check_parent(path: &Path) -> Result<()> {
@@ -277,6 +272,36 @@ pub(super) fn check_parent(path: &Path) -> Result<()> {
     }
 }
 
+/// A folder that is to become a store may hold what an unfinished creation left, and what filesystems and tools put there.
+pub(super) fn check_empty(path: &Path) -> Result<()> {
+    let ours = |name: &str| {
+        [LOCK_FILE, CONTENT, INDEX, SNAPSHOT_FILE, CONTROL, reserve::FILE, "lost+found"].contains(&name)
+            || name.starts_with(UNFINISHED)
+    };
+    let entries = fs::read_dir(path).map_err(Error::io(format!("listing {}", path.display())))?;
+    for entry in entries {
+        let name = entry.map_err(Error::io(format!("listing {}", path.display())))?.file_name();
+        let name = name.to_string_lossy();
+        if !ours(&name) {
+            return Err(Error::NotAStore { path: path.to_owned(), found: name.into_owned() });
+        }
+    }
+    // None of these without a format file is an unfinished creation: the format file is made first.
+    for name in [INDEX, CONTENT, SNAPSHOT_FILE] {
+        if path.join(name).exists() {
+            return Err(Error::NotAStore { path: path.to_owned(), found: name.to_owned() });
+        }
+    }
+    Ok(())
+}
+
+/// A store that is to hold what another place does, and does not yet, is not to be taken for an empty one.
+fn check_filled(path: &Path) -> Result<()> {
+    if path.join(FILLING).exists() && !path.join(INDEX).exists() {
+        return Err(Error::Damaged {
+            what: format!("the store in {}", path.display()),
+            reason: "it was being made of another one, and that was cut short: do it again".to_owned(),
+        });
     }
     Ok(())
 }
@@ -390,6 +415,14 @@ pub(super) fn write_format(path: &Path) -> io::Result<()> {
     format.write_all(format!("{FORMAT_WORDS}{FORMAT}\n").as_bytes())?;
     format.sync_all()?;
     fs::rename(unfinished, path.join(FORMAT_FILE))
+}
+
+/// Has a store that was just made say that it is a snapshot, durably.
+pub(super) fn mark_snapshot(path: &Path) -> io::Result<()> {
+    let mut mark = File::create(path.join(SNAPSHOT_FILE))?;
+    mark.write_all(b"sledge snapshot, as it was taken\n")?;
+    mark.sync_all()?;
+    sync_folder(path)
 }
 
 /// Makes a folder a store: all but its new index is in place, and that is finished and durable.

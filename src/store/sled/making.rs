@@ -100,7 +100,14 @@ fn check_vacant(folder: &Path) -> Result<()> {
 /// Empties a folder of what an unfinished store is made of. Anything else in it is somebody's.
 fn clear(path: &Path) -> Result<()> {
     let failed = |error| Error::io(format!("clearing {}", path.display()))(error);
-    let ours = [folder::FORMAT_FILE, folder::INDEX, folder::CONTENT, folder::LOCK_FILE, reserve::FILE];
+    let ours = [
+        folder::FORMAT_FILE,
+        folder::INDEX,
+        folder::CONTENT,
+        folder::LOCK_FILE,
+        folder::SNAPSHOT_FILE,
+        reserve::FILE,
+    ];
     let mut found = Vec::new();
     for entry in fs::read_dir(path).map_err(failed)? {
         let name = entry.map_err(failed)?.file_name().to_string_lossy().into_owned();
@@ -127,6 +134,7 @@ impl Filling {
     /// Takes the folder, and begins anew where an earlier attempt was cut short.
     pub(super) fn begin(folder: &Path) -> Result<Self> {
         let failed = |error| Error::io(format!("making a store in {}", folder.display()))(error);
+        folder::check_parent(folder)?;
         folder::make_folder(folder).map_err(failed)?;
         let path = folder.canonicalize().map_err(failed)?;
         let begun = |path: &Path| path.join(folder::FILLING).exists() && !path.join(folder::INDEX).exists();
@@ -134,7 +142,6 @@ impl Filling {
             folder::check_empty(&path).map_err(|error| match error {
                 Error::NotAStore { path, found } => Error::NotEmpty { path, found },
                 error => error,
-        folder::check_parent(folder)?;
             })?;
             check_no_store(&path)?;
         }
