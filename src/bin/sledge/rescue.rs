@@ -115,6 +115,9 @@ impl fmt::Display for Rescued {
         for lost in &report.lost {
             writeln!(f, "lost: {lost}")?;
         }
+        for stray in &report.strays {
+            writeln!(f, "not the store's, and left: {stray}")?;
+        }
         Ok(())
     }
 }

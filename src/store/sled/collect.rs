@@ -394,7 +394,7 @@ impl Searcher for Run<'_, '_> {
 
     fn found(&mut self, orphan: Orphan) {
         // In quarantine it stays for people to look at, and where a record cannot be read it may be that one's.
-        if orphan.removed || self.forecast.is_some() && !orphan.quarantined {
+        if orphan.removed || self.forecast.is_some() && !orphan.quarantined && !orphan.stray {
             self.so_far += Collected { orphans: 1, bytes: orphan.bytes, ..Collected::default() };
         }
     }

@@ -142,14 +142,10 @@ impl Folder {
         self.quarantine.join(id.simple().to_string())
     }
 
-    /// The ids that files in `content/` and in `quarantine/` are named by. Other names are nobody's business here.
-    pub(super) fn ids(&self) -> io::Result<impl Iterator<Item = io::Result<Uuid>> + use<>> {
+    /// What is in `content/` and in `quarantine/`.
+    pub(super) fn entries(&self) -> io::Result<impl Iterator<Item = io::Result<fs::DirEntry>> + use<>> {
         let quarantined = if self.has_quarantine() { Some(fs::read_dir(&self.quarantine)?) } else { None };
-        Ok(fs::read_dir(&self.content)?.chain(quarantined.into_iter().flatten()).filter_map(|entry| {
-            entry
-                .map(|entry| entry.file_name().to_str().and_then(|name| Uuid::try_parse(name).ok()))
-                .transpose()
-        }))
+        Ok(fs::read_dir(&self.content)?.chain(quarantined.into_iter().flatten()))
     }
 
     pub(super) fn is_snapshot(&self) -> bool {
@@ -241,6 +237,15 @@ impl Folder {
             .map_err(|error| Error::Io { doing: "asking for free space".to_owned(), source: error.into() })?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
+}
+
+/// The id of the content whose file this is; none where it is not the store's.
+pub(super) fn id_of(entry: &fs::DirEntry) -> Option<Uuid> {
+    let name = entry.file_name();
+    let id = Uuid::try_parse(name.to_str()?).ok()?;
+    // An id can be written in several ways; the store writes it in this one.
+    let is_ours = name == *id.simple().to_string() && entry.file_type().is_ok_and(|kind| kind.is_file());
+    is_ours.then_some(id)
 }
 
 /// `true` if it is gone, now or before.

@@ -73,6 +73,8 @@ pub struct RescueReport {
     pub incomplete: Vec<Incomplete>,
     /// What readable records name and no readable bytes are.
     pub lost: Vec<String>,
+    /// What is among the old store's files and is not the store's: it is left where it is.
+    pub strays: Vec<String>,
     /// How the files came to the new store.
     pub files: Carried,
     /// How long it took.
@@ -491,6 +493,7 @@ impl Run<'_> {
 
     fn finish(self) -> Result<RescueReport> {
         let Self { finder, carriers, mut report, lost, .. } = self;
+        report.strays = finder.strays.into_iter().collect();
         report.lost = lost.into_iter().chain(finder.unreadable).collect();
         for carrier in carriers {
             report.files += carrier.finish()?;
