@@ -240,6 +240,9 @@ fn on_another_filesystem_files_are_copied_once() {
     assert_eq!(check_whole(&open(&second)), 7);
 }
 
+/// What is done to a snapshot, by its name.
+type Act<'a> = (&'a str, &'a dyn Fn(&Sled));
+
 /// A store in use was taken for an earlier snapshot: what it removed while its files were linked was missing from the new one.
 #[test]
 fn only_a_snapshot_to_which_nothing_was_done_is_gone_on_from() {
@@ -259,12 +262,12 @@ fn only_a_snapshot_to_which_nothing_was_done_is_gone_on_from() {
     drop(open(&at("other")));
     assert!(matches!(since(&at("other")), Err(Error::Unsupported(_))), "it is a store, and no snapshot");
 
-    let harmless: [(&str, &dyn Fn(&Sled)); 3] = [
+    let harmless: [Act<'_>; 3] = [
         ("nothing", &|_| ()),
         ("reading", &|copy| assert_eq!(check_whole(copy), 1)),
         ("verifying", &|copy| assert!(copy.verify(&VerifyOptions::new(), &mut on).unwrap().is_well())),
     ];
-    let harmful: [(&str, &dyn Fn(&Sled)); 8] = [
+    let harmful: [Act<'_>; 8] = [
         ("put", &|copy| put(copy, &a, &made, &[])),
         ("tag", &|copy| copy.tag(&a, made.digest(), &tag("other"), &Condition::Any).unwrap()),
         ("upload", &|copy| {
