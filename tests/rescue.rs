@@ -274,6 +274,25 @@ fn whatever_happened_to_the_index_the_files_are_saved() {
     }
 }
 
+/// A note that somebody had put beside the content was told to be lost, and the rescue was no success.
+#[test]
+fn what_is_not_the_stores_is_not_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let content = folder.path().join("store/content");
+    fill(&open(&folder.path().join("store")), 2);
+    fs::write(content.join("notes.txt"), b"mine").unwrap();
+    fs::create_dir(content.join("lost+found")).unwrap();
+    let (new, report) = rescued(folder.path());
+    assert_eq!(
+        (report.whole, report.unnamed, report.lost.len(), report.damage.len()),
+        (2, 0, 0, 0),
+        "{report:?}"
+    );
+    let strays = ["lost+found", "notes.txt"].map(|name| content.canonicalize().unwrap().join(name));
+    assert_eq!(report.strays, strays.map(|path| path.display().to_string()));
+    assert_eq!(fs::read_dir(new.join("content")).unwrap().count(), 2);
+}
+
 #[test]
 fn what_was_deleted_from_a_store_that_is_well_does_not_come_back() {
     // Long enough a life that sled uses segments again: what it has left in them is no damage, and nobody's any more.

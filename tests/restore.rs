@@ -41,7 +41,7 @@ fn restore(snapshot: &Path, folder: &Path) -> Result<RestoreReport, Error> {
 fn a_restored_store_has_all_and_shares_no_file() {
     let folder = tempfile::tempdir().unwrap();
     with_snapshot(folder.path());
-    let (from, to) = (folder.path().join("snapshot"), folder.path().join("deep/restored"));
+    let (from, to) = (folder.path().join("snapshot"), folder.path().join("restored"));
     let report = restore(&from, &to).unwrap();
     assert_eq!((report.files.linked.files, report.files.bad), (0, 0));
     assert_eq!(report.files.copied.files + report.files.cloned.files, 3);

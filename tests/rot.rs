@@ -289,3 +289,35 @@ fn a_store_whose_log_went_bad_in_the_middle_does_not_open_and_can_be_rescued() {
     assert!(earlier.tags.len() >= 10);
     assert_eq!(earlier.missing(&new), <[String; 0]>::default());
 }
+
+/// Nobody could tell which of the files was meant, nor that all was still there.
+#[test]
+fn a_file_of_sleds_beside_its_log_that_went_bad_is_named_and_everything_is_rescued() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let acknowledged = lives(&store);
+    let files = fs::read_dir(store.join("index")).unwrap().map(|entry| entry.unwrap().path());
+    let file =
+        files.into_iter().find(|file| file.file_name().unwrap().to_str().unwrap().starts_with("snap."));
+    let file = file.unwrap();
+    let bytes = fs::read(&file).unwrap();
+    let mut flipped = bytes.clone();
+    flipped[bytes.len() / 2] ^= 1;
+    let mut checksum = bytes.clone();
+    *checksum.last_mut().unwrap() ^= 1;
+    for (n, bad) in
+        [&flipped[..], &checksum, &bytes[..bytes.len() - 1], &bytes[..12], b""].into_iter().enumerate()
+    {
+        fs::write(&file, bad).unwrap();
+        let refused = Options::new().reserve(0).open(&store).unwrap_err();
+        assert!(matches!(refused, Error::Damaged { .. }), "{refused}");
+        let told = refused.to_string();
+        assert!(told.contains(&file.display().to_string()) && told.contains("`sledge rescue`"), "{told}");
+        assert_eq!(fs::read(&file).unwrap(), bad, "what is left is left as it was");
+        let new = folder.path().join(format!("new-{n}"));
+        rescue(&store, &new, &mut on).unwrap();
+        assert_eq!(acknowledged.missing(&open(&new)), <[String; 0]>::default());
+    }
+    fs::write(&file, &bytes).unwrap();
+    assert_eq!(acknowledged.missing(&open(&store)), <[String; 0]>::default());
+}

@@ -18,8 +18,8 @@ use std::thread;
 
 use sledge::Error;
 use sledge::oci::{Manifest, MediaType, Tag};
-use sledge::store::sled::{Progress, Sled, SnapshotOptions, VerifyOptions};
-use sledge::store::{Condition, Discover, Manage, Pinned, Pull, Push, UploadOptions};
+use sledge::store::sled::{CollectOptions, Progress, Sled, SnapshotOptions, VerifyOptions, compact};
+use sledge::store::{Condition, Discover, Manage, MountSource, Pinned, Pull, Push, UploadOptions};
 
 use crate::images::{check_whole, content, image, name, number, on, open, push, put, read, snapshot, tag};
 
@@ -175,7 +175,7 @@ fn what_is_done_before_its_moment_is_in_it_and_what_is_done_after_it_is_not() {
 #[test]
 fn a_snapshot_shares_its_files_and_outlives_the_store() {
     let folder = tempfile::tempdir().unwrap();
-    let (data, target) = (folder.path().join("store"), folder.path().join("deep/snapshot"));
+    let (data, target) = (folder.path().join("store"), folder.path().join("snapshot"));
     let store = open(&data);
     let manifest = image(&store, &name("a"), "x", 1);
     put(&store, &name("a"), &manifest, &[tag("latest")]);
@@ -191,7 +191,7 @@ fn a_snapshot_shares_its_files_and_outlives_the_store() {
     let shared = content(&target);
     assert_eq!(shared.len(), 1);
     assert!(shared.iter().all(|(name, inode)| content(&data)[name] == *inode));
-    assert!(!folder.path().join("deep/snapshot.unfinished").exists());
+    assert!(!folder.path().join("snapshot.unfinished").exists());
 
     // Whatever happens to the store now is nothing to the snapshot, and the other way round.
     store.delete_manifest(&name("a"), manifest.digest(), &Pinned::none()).unwrap();
@@ -238,6 +238,71 @@ fn on_another_filesystem_files_are_copied_once() {
     fs::remove_dir_all(folder.path().join("store")).unwrap();
     fs::remove_dir_all(&first).unwrap();
     assert_eq!(check_whole(&open(&second)), 7);
+}
+
+/// What is done to a snapshot, by its name.
+type Act<'a> = (&'a str, &'a dyn Fn(&Sled));
+
+/// A store in use was taken for an earlier snapshot: what it removed while its files were linked was missing from the new one.
+#[test]
+fn only_a_snapshot_to_which_nothing_was_done_is_gone_on_from() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let store = open(&at("store"));
+    let (a, made) = (name("a"), image(&store, &name("a"), "x", 1));
+    put(&store, &a, &made, &[tag("latest")]);
+    let config = made.contents().unwrap().references[0].digest;
+    let since = |earlier: &Path| {
+        let target = at("new");
+        let taken = store.snapshot(&target, &SnapshotOptions::new().since(earlier), &mut on).map(drop);
+        let _ = fs::remove_dir_all(target);
+        taken
+    };
+    assert!(matches!(since(&at("store")), Err(Error::Locked(_))), "it is open");
+    drop(open(&at("other")));
+    assert!(matches!(since(&at("other")), Err(Error::Unsupported(_))), "it is a store, and no snapshot");
+
+    let harmless: [Act<'_>; 3] = [
+        ("nothing", &|_| ()),
+        ("reading", &|copy| assert_eq!(check_whole(copy), 1)),
+        ("verifying", &|copy| assert!(copy.verify(&VerifyOptions::new(), &mut on).unwrap().is_well())),
+    ];
+    let harmful: [Act<'_>; 8] = [
+        ("put", &|copy| put(copy, &a, &made, &[])),
+        ("tag", &|copy| copy.tag(&a, made.digest(), &tag("other"), &Condition::Any).unwrap()),
+        ("upload", &|copy| {
+            push(copy, &name("b"), b"x");
+        }),
+        ("mount", &|copy| {
+            copy.mount(&name("b"), &config, &MountSource::Repository(&a)).unwrap();
+        }),
+        ("delete-tag", &|copy| copy.delete_tag(&a, &tag("latest")).unwrap()),
+        ("delete-manifest", &|copy| copy.delete_manifest(&a, made.digest(), &Pinned::none()).unwrap()),
+        ("delete-blob", &|copy| copy.delete_blob(&a, &config).unwrap()),
+        ("collect", &|copy| drop(copy.collect(&CollectOptions::new(), &mut on).unwrap())),
+    ];
+    for ((what, act), stays) in
+        harmless.into_iter().map(|case| (case, true)).chain(harmful.into_iter().map(|case| (case, false)))
+    {
+        snapshot(&store, &at(what));
+        let copy = open(&at(what));
+        assert!(copy.is_snapshot(), "{what}");
+        copy.collect(&CollectOptions::new().dry_run(true), &mut on).unwrap();
+        assert!(matches!(since(&at(what)), Err(Error::Locked(_))), "{what}");
+        act(&copy);
+        assert_eq!(copy.is_snapshot(), stays, "{what}");
+        drop(copy);
+        compact(at(what), &mut on).unwrap();
+        assert_eq!(open(&at(what)).is_snapshot(), stays, "{what}");
+        match since(&at(what)) {
+            Ok(()) => assert!(stays, "{what}"),
+            Err(Error::Unsupported(why)) => {
+                assert!(!stays && why.contains("is no snapshot as it was taken"), "{what}: {why}");
+            }
+            Err(error) => panic!("{what}: {error}"),
+        }
+    }
+    assert!(!store.is_snapshot());
 }
 
 #[test]

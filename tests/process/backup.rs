@@ -1,8 +1,9 @@
 //! Snapshots, restoring, compacting and rescuing as people do it.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use sledge::oci::Algorithm;
 
@@ -79,4 +80,107 @@ fn a_store_goes_through_a_snapshot_a_restoration_and_a_rescue() {
     server.kill();
     let server = Server::start(&at("rescued"));
     assert_eq!(server.request("GET", &paths[0].replace("/a/b/", "/rescued/"), b"").body, large);
+}
+
+/// A script that took one every night went on for a month, and was told each time that all was well.
+#[test]
+fn a_snapshot_that_lacks_something_is_made_and_is_no_success() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let server = Server::start(&at("data"));
+    let (lost, kept) = (push(&server, &noise(100_000)), push(&server, &noise(200_000)));
+    let mut files = fs::read_dir(at("data").join("content")).unwrap().map(|entry| entry.unwrap().path());
+    let file = files.find(|file| fs::metadata(file).unwrap().len() == 100_000);
+    fs::remove_file(file.unwrap()).unwrap();
+    let digest = lost.rsplit('/').next().unwrap();
+    let take = |name: &str| sledge(&["snapshot".as_ref(), &at(name), "--data".as_ref(), &at("data")]);
+    let check = |output: &Output| {
+        assert_eq!(output.status.code(), Some(1), "{}", words(&output.stderr));
+        let told = words(&output.stdout);
+        assert!(told.contains(&format!("bad: blob {digest}: its file is missing")), "{told}");
+        let told = words(&output.stderr);
+        assert!(told.contains("not all is in the snapshot") && told.contains("hint: "), "{told}");
+    };
+    check(&take("through-the-server"));
+    server.stop();
+    check(&take("without"));
+    for made in ["through-the-server", "without"] {
+        let server = Server::start(&at(made));
+        assert_eq!(server.request("GET", &kept, b"").body, noise(200_000));
+        server.stop();
+    }
+}
+
+/// The backup disk was not mounted, and the snapshot filled the root disk, under a folder that it had made for itself.
+#[test]
+fn no_folder_is_made_above_the_one_that_was_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let data = at("data");
+    let server = Server::start(&data);
+    push(&server, &noise(100_000));
+    let (snapshot, restore, rescue, of): (&Path, &Path, &Path, &Path) =
+        ("snapshot".as_ref(), "restore".as_ref(), "rescue".as_ref(), "--data".as_ref());
+    let (disk, made) = (at("disk"), at("disk/made"));
+    let check = |arguments: &[&Path]| {
+        let told = refused(&sledge(arguments));
+        assert!(told.contains(&format!("there is no folder {}", disk.display())), "{told}");
+        assert!(told.contains("is the disk mounted?"), "{told}");
+        assert!(!disk.exists());
+    };
+    check(&[snapshot, &made, of, &data]);
+    server.stop();
+    check(&[snapshot, &made, of, &data]);
+    done(&sledge(&[snapshot, &at("copy"), of, &data]));
+    check(&[restore, &at("copy"), of, &made]);
+    check(&[rescue, &made, of, &data]);
+    fs::create_dir(&disk).unwrap();
+    done(&sledge(&[restore, &at("copy"), of, &made]));
+    done(&sledge(&[rescue, &at("disk/rescued"), of, &data]));
+    done(&sledge(&[snapshot, &at("disk/snapshot"), of, &data]));
+}
+
+/// What a server says until it listens.
+fn first_words(data: &Path) -> String {
+    let mut server = Command::new(env!("CARGO_BIN_EXE_sledge"))
+        .args(["serve", "--listen", "127.0.0.1:0", "--data"])
+        .arg(data)
+        .env_remove("SLEDGE_LOG")
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(server.stderr.take().unwrap()).lines().map(|line| line.unwrap());
+    let mut said = String::new();
+    while !said.contains("sledge listening on") {
+        said += &lines.next().unwrap();
+    }
+    server.kill().unwrap();
+    server.wait().unwrap();
+    said
+}
+
+/// A server that was given the backup as its data folder changed it, and nobody noticed until it was needed.
+#[test]
+fn a_server_warns_of_serving_a_snapshot_until_it_is_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let server = Server::start(&at("data"));
+    push(&server, &noise(100_000));
+    let (snapshot, of, since): (&Path, &Path, &Path) =
+        ("snapshot".as_ref(), "--data".as_ref(), "--since".as_ref());
+    done(&sledge(&[snapshot, &at("first"), of, &at("data")]));
+    server.stop();
+    assert!(!first_words(&at("data")).contains("WARN") && first_words(&at("first")).contains("WARN"));
+    let server = Server::start(&at("data"));
+    done(&sledge(&["verify".as_ref(), of, &at("first")]));
+    done(&sledge(&[snapshot, &at("second"), of, &at("data"), since, &at("first")]));
+    let copy = Server::start(&at("first"));
+    let told = refused(&sledge(&[snapshot, &at("third"), of, &at("data"), since, &at("first")]));
+    assert!(told.contains("is in use"), "{told}");
+    push(&copy, &noise(50_000));
+    copy.kill();
+    assert!(!first_words(&at("first")).contains("WARN"));
+    let told = refused(&sledge(&[snapshot, &at("third"), of, &at("data"), since, &at("first")]));
+    assert!(told.contains("is no snapshot as it was taken"), "{told}");
+    server.stop();
 }

@@ -41,7 +41,7 @@ pub(crate) fn show(collected: &Collected, dry_run: bool, f: &mut fmt::Formatter<
         writeln!(f, "{name}")?;
     }
     let unnamed = (collected.tags + collected.manifests).saturating_sub(collected.names.len() as u64);
-    if dry_run && unnamed > 0 {
+    if unnamed > 0 {
         writeln!(f, "and {unnamed} more tags and manifests")?;
     }
     writeln!(f, "{}: {collected}", if dry_run { "would go" } else { "removed" })

@@ -14,6 +14,9 @@ use crate::printer::{Failure, Printer};
 use crate::snapshot::show_files;
 
 /// Make a new store of what can be read of one that does not open; that one is not changed
+///
+/// Ends with 1 where something is lost, or may be. Small content, manifests above all, is in the index: where that is gone, so are
+/// they, and only a snapshot has them.
 #[derive(Args)]
 pub(crate) struct Rescue {
     /// The folder of the new store; it must be new or empty, and takes no room for files if it is on the same filesystem
@@ -111,6 +114,9 @@ impl fmt::Display for Rescued {
         }
         for lost in &report.lost {
             writeln!(f, "lost: {lost}")?;
+        }
+        for stray in &report.strays {
+            writeln!(f, "not the store's, and left: {stray}")?;
         }
         Ok(())
     }

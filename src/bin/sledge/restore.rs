@@ -13,6 +13,8 @@ use crate::printer::{Failure, Printer};
 use crate::snapshot::show_files;
 
 /// Make a store of a snapshot, which is only read
+///
+/// Ends with 1 where the snapshot lacks something, or what it has is bad; all the rest is restored.
 #[derive(Args)]
 pub(crate) struct Restore {
     /// The folder of the snapshot

@@ -63,6 +63,12 @@ async fn serve(settings: &Settings, printer: Printer) -> Result<(), Failure> {
     let data = std::path::absolute(data)
         .map_err(|error| Failure::new(format!("folder {}", data.display()), error))?;
     let store = open_store(settings, &data)?;
+    if !settings.is_read_only() && store.is_snapshot() {
+        tracing::warn!(
+            data = %data.display(),
+            "this is a snapshot: from the first push, deletion or collection on it is none any more; --read-only leaves it one"
+        );
+    }
     let standing = Standing { policy: settings.retention.clone(), read_only: settings.is_read_only() };
     let control = Control::listen(&data, store.clone(), standing.clone())
         .map_err(|error| Failure::new(format!("cannot listen for commands in {}", data.display()), error))?;

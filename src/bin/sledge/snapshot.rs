@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use sledge::store::sled::{Carried, SnapshotOptions, SnapshotReport};
 
-use crate::operation::Operation;
+use crate::operation::{Operation, Report};
 use crate::printer::{Failure, Printer};
 
 /// Make a copy of a store as it is at one moment, also while it is served
+///
+/// Ends with 1 where something that it was to hold is missing or bad; the snapshot of all the rest is made.
 #[derive(Args)]
 pub(crate) struct Snapshot {
     /// The folder of the copy; it must be new or empty, and takes no room for files if it is on the same filesystem
@@ -18,7 +20,8 @@ pub(crate) struct Snapshot {
     /// The folder of the store
     #[arg(long, value_name = "DIR", env = "SLEDGE_DATA", default_value = "./sledge-data")]
     data: PathBuf,
-    /// An earlier snapshot on the same filesystem as the new one: what it has is linked from there instead of being copied
+    /// An earlier snapshot on the same filesystem as the new one: what it has is linked from there instead of being copied; it must
+    /// not have been changed since it was taken
     #[arg(long, value_name = "SNAPSHOT")]
     since: Option<PathBuf>,
     /// Print the report as JSON
@@ -34,7 +37,15 @@ impl Snapshot {
         }
         let operation = Operation::Snapshot { folder: absolute(&self.folder)?, options };
         let report = operation.run_on(&self.data, printer)?;
-        printer.report(&report, self.json)
+        printer.report(&report, self.json)?;
+        match report {
+            Report::Snapshot(SnapshotReport { files: Carried { bad, .. }, .. }) if bad > 0 => {
+                let reason = format!("{bad} files of the store are missing, cut short or of other bytes");
+                Err(Failure::new("not all is in the snapshot", reason)
+                    .hint("the snapshot holds all the rest: push what is missing to the store again"))
+            }
+            _ => Ok(()),
+        }
     }
 }
 

@@ -242,17 +242,18 @@ impl Carrier {
             }
         }
         if let Some(since) = self.since.as_ref().filter(|_| self.link_since) {
-            let before = since.join(name);
-            if fs::symlink_metadata(&before).is_ok_and(|found| found.is_file() && found.len() == size) {
-                match fs::hard_link(&before, &to) {
-                    Ok(()) => {
+            match fs::hard_link(since.join(name), &to) {
+                Ok(()) => {
+                    // Looked at only now: somebody may be removing the earlier snapshot.
+                    if fs::symlink_metadata(&to).is_ok_and(|found| found.is_file() && found.len() == size) {
                         self.carried.linked_since.count(size);
                         return Ok(Way::Unread);
                     }
-                    Err(error) if error.kind() == ErrorKind::TooManyLinks => {}
-                    Err(error) if is_no_way(&error) => self.link_since = false,
-                    Err(error) => return Err(error),
+                    fs::remove_file(&to)?;
                 }
+                Err(error) if [ErrorKind::NotFound, ErrorKind::TooManyLinks].contains(&error.kind()) => {}
+                Err(error) if is_no_way(&error) => self.link_since = false,
+                Err(error) => return Err(error),
             }
         }
         let mut source = File::open(&from)?;

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::accounts::Others;
 use super::desk::Desk;
-use super::forecast::Forecast;
+use super::forecast::{Forecast, NAMED};
 use super::index::{Changes, Index};
 use super::keep;
 use super::layers;
@@ -136,8 +136,7 @@ pub struct Collected {
     pub kept: u64,
     /// What could not be judged because its records are damaged: `verify` tells what is wrong with them.
     pub damaged: u64,
-    /// Of a dry run: the first hundred tags and the first hundred manifests that would go, as `repository:tag` and
-    /// `repository@digest`.
+    /// The first hundred tags and the first hundred manifests that went, or would go, as `repository:tag` and `repository@digest`.
     pub names: Vec<String>,
 }
 
@@ -192,6 +191,9 @@ impl Sled {
     /// Each removal survives a power cut when it is counted.
     pub fn collect(&self, options: &CollectOptions, mut watch: Watch<'_>) -> Result<Collected> {
         let shared = &self.0;
+        if !options.dry_run {
+            shared.core.folder.changes()?;
+        }
         let grace = options.grace.unwrap_or(shared.core.options.grace);
         let steps = Steps::begin(&mut watch, "looking at what nothing keeps", None)?;
         let untagged = match options.untagged {
@@ -249,7 +251,11 @@ pub(super) struct Candidate {
 }
 
 impl Run<'_, '_> {
-    fn add(&mut self, found: Collected, looked_at: usize) -> Result<()> {
+    fn add(&mut self, mut found: Collected, looked_at: usize) -> Result<()> {
+        // Those of tags have been added.
+        found
+            .names
+            .truncate(usize::try_from(NAMED.saturating_sub(self.so_far.manifests)).unwrap_or(usize::MAX));
         self.so_far += found;
         self.steps.done(looked_at as u64)
     }
@@ -294,6 +300,7 @@ impl Run<'_, '_> {
             for repository in &page {
                 let Some(rule) = rules.iter().find(|rule| rule.admits(repository)) else { continue };
                 let (shared, forecast) = (self.shared, &mut self.forecast);
+                let (names, mut named) = (&mut self.so_far.names, self.so_far.tags);
                 let found = retain::apply(&shared.core, rule, repository, &mut |batch| match forecast {
                     Some(forecast) => shared.core.read(|index| {
                         batch.iter().try_for_each(|(tag, recorded)| {
@@ -301,7 +308,16 @@ impl Run<'_, '_> {
                         })?;
                         Ok(0)
                     }),
-                    None => retain::remove(shared, repository, batch),
+                    None => {
+                        let removed = retain::remove(shared, repository, batch)?;
+                        for tag in &removed {
+                            if named < NAMED {
+                                names.push(format!("{repository}:{tag}"));
+                            }
+                            named += 1;
+                        }
+                        Ok(removed.len() as u64)
+                    }
                 });
                 let found = found.map(|tags| Collected { tags, ..Collected::default() });
                 self.add(passing_over(found)?, 1)?;
@@ -391,7 +407,7 @@ impl Searcher for Run<'_, '_> {
 
     fn found(&mut self, orphan: Orphan) {
         // In quarantine it stays for people to look at, and where a record cannot be read it may be that one's.
-        if orphan.removed || self.forecast.is_some() && !orphan.quarantined {
+        if orphan.removed || self.forecast.is_some() && !orphan.quarantined && !orphan.stray {
             self.so_far += Collected { orphans: 1, bytes: orphan.bytes, ..Collected::default() };
         }
     }
@@ -443,6 +459,7 @@ impl Candidate {
                     let size =
                         desk.index().get::<Manifest>(&key)?.map_or(0, |manifest| manifest.content.size);
                     manifests::delete(desk, &self.repository, &self.digest, &Pinned::none())?;
+                    found.names.push(format!("{}@{}", self.repository, self.digest));
                     found.manifests = 1;
                     found.bytes = size;
                 }

@@ -1,6 +1,6 @@
 //! Finding bytes by their digest, where no record can be trusted to say where they are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::FileExt;
@@ -41,12 +41,14 @@ pub(super) struct Finder<'a> {
     by_digest: BTreeMap<Algorithm, BTreeMap<Digest, Place>>,
     /// What could not be read, in words.
     pub(super) unreadable: Vec<String>,
+    /// What is among its files and is not the store's.
+    pub(super) strays: BTreeSet<String>,
 }
 
 impl<'a> Finder<'a> {
     /// `chunks` is an index that can be read.
     pub(super) const fn new(folder: &'a Path, chunks: &'a Index) -> Self {
-        Self { folder, chunks, by_digest: BTreeMap::new(), unreadable: Vec::new() }
+        Self { folder, chunks, by_digest: BTreeMap::new(), unreadable: Vec::new(), strays: BTreeSet::new() }
     }
 
     pub(super) fn content(&self, kind: Kind) -> PathBuf {
@@ -98,11 +100,8 @@ impl<'a> Finder<'a> {
         let mut steps = Steps::begin(watch, &format!("reading files with {algorithm}"), None)?;
         for entry in entries {
             let entry = entry.map_err(Error::io(format!("listing {}", folder.display())))?;
-            let name = entry.file_name();
-            let id = name.to_str().and_then(|name| name.parse::<Uuid>().ok());
-            let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
-            let Some(id) = id.filter(|id| is_file && name.to_str() == Some(&id.simple().to_string())) else {
-                self.unreadable.push(format!("{} has no name of ours", entry.path().display()));
+            let Some(id) = folder::id_of(&entry) else {
+                self.strays.insert(entry.path().display().to_string());
                 continue;
             };
             match hash_file(&entry.path(), algorithm, &mut steps)? {

@@ -26,12 +26,16 @@ pub(super) struct Folder {
     /// Whether something was removed from it since it was last synced.
     quarantine_changed: AtomicBool,
     pub(super) reserve: Reserve,
+    /// Whether it says that it is a snapshot.
+    is_snapshot: AtomicBool,
     _lock: File,
 }
 
 pub(super) const FORMAT_FILE: &str = "format";
 const FORMAT_WORDS: &str = "sledge store, format ";
 pub(super) const LOCK_FILE: &str = "lock";
+/// Says that a store is a snapshot as it was taken: it goes before the first change that anybody asks for.
+pub(super) const SNAPSHOT_FILE: &str = "snapshot";
 pub(super) const INDEX: &str = "index";
 pub(super) const CONTENT: &str = "content";
 pub(super) const QUARANTINE: &str = "quarantine";
@@ -103,6 +107,7 @@ impl Folder {
         let has_quarantine = AtomicBool::new(quarantine.exists());
         let quarantine_changed = AtomicBool::new(false);
         let reserve = Reserve::new(&path);
+        let is_snapshot = AtomicBool::new(path.join(SNAPSHOT_FILE).exists());
         Ok(Self {
             path,
             content,
@@ -111,6 +116,7 @@ impl Folder {
             has_quarantine,
             quarantine_changed,
             reserve,
+            is_snapshot,
             _lock: lock,
         })
     }
@@ -136,14 +142,29 @@ impl Folder {
         self.quarantine.join(id.simple().to_string())
     }
 
-    /// The ids that files in `content/` and in `quarantine/` are named by. Other names are nobody's business here.
-    pub(super) fn ids(&self) -> io::Result<impl Iterator<Item = io::Result<Uuid>> + use<>> {
+    /// What is in `content/` and in `quarantine/`.
+    pub(super) fn entries(&self) -> io::Result<impl Iterator<Item = io::Result<fs::DirEntry>> + use<>> {
         let quarantined = if self.has_quarantine() { Some(fs::read_dir(&self.quarantine)?) } else { None };
-        Ok(fs::read_dir(&self.content)?.chain(quarantined.into_iter().flatten()).filter_map(|entry| {
-            entry
-                .map(|entry| entry.file_name().to_str().and_then(|name| Uuid::try_parse(name).ok()))
-                .transpose()
-        }))
+        Ok(fs::read_dir(&self.content)?.chain(quarantined.into_iter().flatten()))
+    }
+
+    pub(super) fn is_snapshot(&self) -> bool {
+        self.is_snapshot.load(Ordering::Acquire)
+    }
+
+    /// To be called before a change that somebody asks for: a snapshot is none from then on, also after a power cut.
+    pub(super) fn changes(&self) -> Result<()> {
+        if !self.is_snapshot() {
+            return Ok(());
+        }
+        let mark = self.path.join(SNAPSHOT_FILE);
+        let gone = match fs::remove_file(&mark) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => sync_folder(&self.path),
+        };
+        gone.map_err(Error::io(format!("removing {}, since the snapshot is to be changed", mark.display())))?;
+        self.is_snapshot.store(false, Ordering::Release);
+        Ok(())
     }
 
     /// Makes files that were made or removed in `content/` stay so (D7).
@@ -218,6 +239,15 @@ impl Folder {
     }
 }
 
+/// The id of the content whose file this is; none where it is not the store's.
+pub(super) fn id_of(entry: &fs::DirEntry) -> Option<Uuid> {
+    let name = entry.file_name();
+    let id = Uuid::try_parse(name.to_str()?).ok()?;
+    // An id can be written in several ways; the store writes it in this one.
+    let is_ours = name == *id.simple().to_string() && entry.file_type().is_ok_and(|kind| kind.is_file());
+    is_ours.then_some(id)
+}
+
 /// `true` if it is gone, now or before.
 pub(super) fn remove_file(path: &Path) -> bool {
     fs::remove_file(path).map_or_else(|error| error.kind() == ErrorKind::NotFound, |()| true)
@@ -231,10 +261,26 @@ pub(super) fn make_folder(path: &Path) -> io::Result<()> {
     new.iter().filter_map(|folder| folder.parent()).try_for_each(sync_folder)
 }
 
+/// That a new folder is in one that is there: where it is not, the disk that it is on may not be mounted, and what is written to a
+/// folder of its name would fill another one.
+pub(super) fn check_parent(path: &Path) -> Result<()> {
+    let failed = |error| Error::io(format!("looking up the folder of {}", path.display()))(error);
+    let path = std::path::absolute(path).map_err(failed)?;
+    let Some(parent) = path.parent() else { return Ok(()) };
+    match fs::metadata(parent) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Err(Error::Unsupported(format!(
+            "there is no folder {} to make {} in: is the disk mounted? make the folder if it is",
+            parent.display(),
+            path.display()
+        ))),
+        found => found.map(drop).map_err(failed),
+    }
+}
+
 /// A folder that is to become a store may hold what an unfinished creation left, and what filesystems and tools put there.
 pub(super) fn check_empty(path: &Path) -> Result<()> {
     let ours = |name: &str| {
-        [LOCK_FILE, CONTENT, INDEX, CONTROL, reserve::FILE, "lost+found"].contains(&name)
+        [LOCK_FILE, CONTENT, INDEX, SNAPSHOT_FILE, CONTROL, reserve::FILE, "lost+found"].contains(&name)
             || name.starts_with(UNFINISHED)
     };
     let entries = fs::read_dir(path).map_err(Error::io(format!("listing {}", path.display())))?;
@@ -245,8 +291,8 @@ pub(super) fn check_empty(path: &Path) -> Result<()> {
             return Err(Error::NotAStore { path: path.to_owned(), found: name.into_owned() });
         }
     }
-    // An index or content without a format file is no unfinished creation: the format file is made first.
-    for name in [INDEX, CONTENT] {
+    // None of these without a format file is an unfinished creation: the format file is made first.
+    for name in [INDEX, CONTENT, SNAPSHOT_FILE] {
         if path.join(name).exists() {
             return Err(Error::NotAStore { path: path.to_owned(), found: name.to_owned() });
         }
@@ -374,6 +420,14 @@ pub(super) fn write_format(path: &Path) -> io::Result<()> {
     format.write_all(format!("{FORMAT_WORDS}{FORMAT}\n").as_bytes())?;
     format.sync_all()?;
     fs::rename(unfinished, path.join(FORMAT_FILE))
+}
+
+/// Has a store that was just made say that it is a snapshot, durably.
+pub(super) fn mark_snapshot(path: &Path) -> io::Result<()> {
+    let mut mark = File::create(path.join(SNAPSHOT_FILE))?;
+    mark.write_all(b"sledge snapshot, as it was taken\n")?;
+    mark.sync_all()?;
+    sync_folder(path)
 }
 
 /// Makes a folder a store: all but its new index is in place, and that is finished and durable.

@@ -13,8 +13,8 @@ use super::store::Core;
 use crate::error::Result;
 use crate::oci::{self, Digest, RepositoryName, Tag};
 
-/// How many of the tags, and of the manifests, that would go are named.
-const NAMED: u64 = 100;
+/// How many of the tags, and of the manifests, that go or would go are named.
+pub(super) const NAMED: u64 = 100;
 
 /// What would be gone. It takes some twenty bytes of memory for each.
 pub(super) struct Forecast {

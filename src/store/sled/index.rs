@@ -82,6 +82,11 @@ impl Index {
             }
             synced => synced.map_err(failed)?,
         }
+        if let Some(file) = log::find_bad_snapshot(path).map_err(failed)? {
+            let reason =
+                "its bytes are not those that sled wrote; `sledge rescue` reads the index without it";
+            return Err(damaged(&file.display().to_string(), reason));
+        }
         // D10: sled would go on without what is lacking, and write over what is behind it.
         if let Some(gap) = gaps::find(path).map_err(failed)? {
             return Err(damaged(&format!("the index {}", path.display()), &gap.to_string()));

@@ -11,9 +11,9 @@
 //! nobody is told what it is. sled looks at it in every message that it reads, and so does all that is here.
 
 use std::fs::{self, File};
-use std::io::{self, ErrorKind, Write as _};
+use std::io::{self, BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
@@ -101,6 +101,36 @@ pub(super) fn recovered(folder: &Path) -> io::Result<Option<u64>> {
         newest = newest.max(position.and_then(|position| u64::from_str_radix(position, 16).ok()));
     }
     Ok(newest)
+}
+
+/// The newest of sled's snapshots, if its file is not as sled wrote it. sled then opens nothing, and does not say which file it is.
+pub(super) fn find_bad_snapshot(folder: &Path) -> io::Result<Option<PathBuf>> {
+    let mut newest = None;
+    for entry in fs::read_dir(folder)? {
+        let name = entry?.file_name();
+        if name.as_encoded_bytes().starts_with(b"snap.") {
+            newest = newest.max(Some(name));
+        }
+    }
+    let Some(path) = newest.map(|name| folder.join(name)) else { return Ok(None) };
+    let mut file = BufReader::new(File::open(&path)?);
+    // What it holds, how long that is in eight bytes, and its CRC-32.
+    let length = file.get_ref().metadata()?.len().saturating_sub(12);
+    let mut held = file.by_ref().take(length);
+    let mut checksum = crc32fast::Hasher::new();
+    loop {
+        let piece = held.fill_buf()?;
+        if piece.is_empty() {
+            break;
+        }
+        checksum.update(piece);
+        let read = piece.len();
+        held.consume(read);
+    }
+    let mut end = Vec::new();
+    file.read_to_end(&mut end)?;
+    let is_whole = length > 0 && end.last_chunk() == Some(&checksum.finalize().to_le_bytes());
+    Ok((!is_whole).then_some(path))
 }
 
 /// The number of a segment that the log has had, whichever: for [`Segment::number`].

@@ -32,7 +32,7 @@ impl Beside {
         let (Some(parent), Some(name)) = (folder.parent(), folder.file_name()) else {
             return Err(Error::Unsupported(format!("{shown} is no place for a store: name a new folder")));
         };
-        folder::make_folder(parent).map_err(failed)?;
+        folder::check_parent(&folder)?;
         let parent = parent.canonicalize().map_err(failed)?;
         if parent.starts_with(store) {
             return Err(Error::Unsupported(format!(
@@ -100,7 +100,14 @@ fn check_vacant(folder: &Path) -> Result<()> {
 /// Empties a folder of what an unfinished store is made of. Anything else in it is somebody's.
 fn clear(path: &Path) -> Result<()> {
     let failed = |error| Error::io(format!("clearing {}", path.display()))(error);
-    let ours = [folder::FORMAT_FILE, folder::INDEX, folder::CONTENT, folder::LOCK_FILE, reserve::FILE];
+    let ours = [
+        folder::FORMAT_FILE,
+        folder::INDEX,
+        folder::CONTENT,
+        folder::LOCK_FILE,
+        folder::SNAPSHOT_FILE,
+        reserve::FILE,
+    ];
     let mut found = Vec::new();
     for entry in fs::read_dir(path).map_err(failed)? {
         let name = entry.map_err(failed)?.file_name().to_string_lossy().into_owned();
@@ -127,6 +134,7 @@ impl Filling {
     /// Takes the folder, and begins anew where an earlier attempt was cut short.
     pub(super) fn begin(folder: &Path) -> Result<Self> {
         let failed = |error| Error::io(format!("making a store in {}", folder.display()))(error);
+        folder::check_parent(folder)?;
         folder::make_folder(folder).map_err(failed)?;
         let path = folder.canonicalize().map_err(failed)?;
         let begun = |path: &Path| path.join(folder::FILLING).exists() && !path.join(folder::INDEX).exists();

@@ -16,6 +16,7 @@ use ::sled::IVec;
 use uuid::Uuid;
 
 use super::desk::Desk;
+use super::folder;
 use super::index::{Changes, Index};
 use super::leftovers;
 use super::rewrite::page;
@@ -41,6 +42,7 @@ pub(super) trait Searcher {
 /// quarantine stays for people to look at.
 pub(super) fn search(shared: &Arc<Shared>, remove: bool, searcher: &mut dyn Searcher) -> Result<()> {
     let core = &shared.core;
+    strays(core, searcher)?;
     let mut count = 0;
     ids(core, searcher, |_| count += 1)?;
     let partitions = count / PARTITION + 1;
@@ -92,11 +94,34 @@ fn take_out_named(core: &Core, searcher: &mut dyn Searcher, nobodys: &mut HashSe
     Ok(certain)
 }
 
+/// Tells of what is among content and is not the store's: that is never removed.
+fn strays(core: &Core, searcher: &mut dyn Searcher) -> Result<()> {
+    for (number, entry) in core.folder.entries().map_err(unlisted)?.enumerate() {
+        let entry = entry.map_err(unlisted)?;
+        if folder::id_of(&entry).is_none() {
+            let path = entry.path();
+            let place = path.strip_prefix(core.folder.path()).unwrap_or(&path).display().to_string();
+            let quarantined = !path.starts_with(core.folder.content_folder());
+            let bytes = entry.metadata().map_or(0, |found| found.len());
+            searcher.found(Orphan { place, bytes, quarantined, stray: true, removed: false });
+        }
+        if number % BREATH == 0 {
+            searcher.looked_at(0)?;
+        }
+    }
+    Ok(())
+}
+
+fn unlisted(error: io::Error) -> Error {
+    Error::io("listing content")(error)
+}
+
 /// Shows the ids of all content that there is.
 fn ids(core: &Core, searcher: &mut dyn Searcher, mut see: impl FnMut(Uuid)) -> Result<()> {
-    let failed = |error: io::Error| Error::io("listing content")(error);
-    for (number, id) in core.folder.ids().map_err(failed)?.enumerate() {
-        see(id.map_err(failed)?);
+    for (number, entry) in core.folder.entries().map_err(unlisted)?.enumerate() {
+        if let Some(id) = folder::id_of(&entry.map_err(unlisted)?) {
+            see(id);
+        }
         if number % BREATH == 0 {
             searcher.looked_at(0)?;
         }
@@ -156,7 +181,7 @@ fn places(core: &Core, id: Uuid) -> Result<Vec<Orphan>> {
     ];
     for (path, place, quarantined) in files {
         if let Ok(metadata) = fs::metadata(path) {
-            found.push(Orphan { place, bytes: metadata.len(), quarantined, removed: false });
+            found.push(Orphan { place, bytes: metadata.len(), quarantined, stray: false, removed: false });
         }
     }
     let bytes = core.read(|index| {
@@ -165,7 +190,7 @@ fn places(core: &Core, id: Uuid) -> Result<Vec<Orphan>> {
     })?;
     if bytes > 0 {
         let place = format!("{} {id}", Tree::Chunks.name());
-        found.push(Orphan { place, bytes, quarantined: false, removed: false });
+        found.push(Orphan { place, bytes, quarantined: false, stray: false, removed: false });
     }
     Ok(found)
 }

@@ -73,6 +73,8 @@ pub struct RescueReport {
     pub incomplete: Vec<Incomplete>,
     /// What readable records name and no readable bytes are.
     pub lost: Vec<String>,
+    /// What is among the old store's files and is not the store's: it is left where it is.
+    pub strays: Vec<String>,
     /// How the files came to the new store.
     pub files: Carried,
     /// How long it took.
@@ -99,7 +101,8 @@ pub struct Incomplete {
 ///
 /// # Errors
 /// [`Error::Locked`] where the old store is in use, [`Error::FormatVersion`] where it is another version's, [`Error::NoStore`] where there is nothing of a store,
-/// [`Error::NotEmpty`] where the new folder holds something; [`Error::Interrupted`]; [`Error::Io`].
+/// [`Error::NotEmpty`] where the new folder holds something, [`Error::Unsupported`] where it is inside the old one or in a folder that
+/// is not there; [`Error::Interrupted`]; [`Error::Io`].
 pub fn rescue(
     folder: impl AsRef<Path>,
     new_folder: impl AsRef<Path>,
@@ -490,6 +493,7 @@ impl Run<'_> {
 
     fn finish(self) -> Result<RescueReport> {
         let Self { finder, carriers, mut report, lost, .. } = self;
+        report.strays = finder.strays.into_iter().collect();
         report.lost = lost.into_iter().chain(finder.unreadable).collect();
         for carrier in carriers {
             report.files += carrier.finish()?;

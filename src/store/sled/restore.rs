@@ -63,8 +63,8 @@ pub struct RestoreReport {
 ///
 /// # Errors
 /// [`Error::NoStore`], [`Error::FormatVersion`] and [`Error::Damaged`] for a snapshot that is none or cannot be read,
-/// [`Error::Locked`] where it is in use, [`Error::NotEmpty`] for a folder that holds something; [`Error::Interrupted`];
-/// [`Error::Io`].
+/// [`Error::Locked`] where it is in use, [`Error::NotEmpty`] for a folder that holds something, [`Error::Unsupported`] for one in a
+/// folder that is not there; [`Error::Interrupted`]; [`Error::Io`].
 pub fn restore(
     snapshot: impl AsRef<Path>,
     folder: impl AsRef<Path>,

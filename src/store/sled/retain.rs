@@ -128,13 +128,15 @@ pub(super) fn apply(
     Ok(found)
 }
 
-/// Removes tags unless they were set again since; how many.
-pub(super) fn remove(shared: &Shared, repository: &RepositoryName, tags: &[Entry]) -> Result<u64> {
+/// Removes tags unless they were set again since; which.
+pub(super) fn remove(shared: &Shared, repository: &RepositoryName, tags: &[Entry]) -> Result<Vec<Tag>> {
     let (repository, tags) = (repository.clone(), tags.to_vec());
     shared.writer.run(REMOVE, move |desk| {
-        let mut removed = 0;
-        for (tag, seen) in &tags {
-            removed += u64::from(remove_one(desk, &repository, tag, seen.updated_uptime)?);
+        let mut removed = Vec::new();
+        for (tag, seen) in tags {
+            if remove_one(desk, &repository, &tag, seen.updated_uptime)? {
+                removed.push(tag);
+            }
         }
         Ok(removed)
     })

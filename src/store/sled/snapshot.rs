@@ -23,6 +23,7 @@ use super::making::Beside;
 use super::options::Options;
 use super::progress::{Steps, Watch};
 use super::quarantine;
+use super::restore;
 use super::rewrite::{self, Rewrite};
 use super::schema::{self, Content, Layer, Leftover, Manifest, Placement, Tree, Upload};
 use super::store::{Core, Shared, Sled};
@@ -34,7 +35,7 @@ use crate::error::{Error, Result};
 #[non_exhaustive]
 pub struct SnapshotOptions {
     /// An earlier snapshot beside which the new one is made: where the store itself is on another filesystem, files that it has
-    /// are linked from there instead of being copied again.
+    /// are linked from there instead of being copied again. It must be one still ([`Sled::is_snapshot`]), and not be open.
     pub since: Option<PathBuf>,
 }
 
@@ -80,9 +81,9 @@ impl Sled {
     /// a committed file. What was acknowledged before the call is in it; open upload sessions are not.
     ///
     /// # Errors
-    /// [`Error::NotEmpty`] where the folder holds something; [`Error::Locked`] where a snapshot is being taken there;
-    /// [`Error::Unsupported`] for a folder inside the store's, for a second snapshot of this store at once, and for a `since` that
-    /// is no store; [`Error::Interrupted`]; what reading and writing fail with. Nothing is left then but a folder beside it
+    /// [`Error::NotEmpty`] where the folder holds something; [`Error::Locked`] where a snapshot is being taken there, or
+    /// `since` is open; [`Error::Unsupported`] for a folder inside the store's or in one that is not there, for a second snapshot of this
+    /// store at once, and for a `since` that is no snapshot, or none any more ([`Sled::is_snapshot`]); [`Error::Interrupted`]; what reading and writing fail with. Nothing is left then but a folder beside it
     /// whose name ends in `.unfinished`, if even that, which the next snapshot there removes.
     pub fn snapshot(
         &self,
@@ -91,6 +92,14 @@ impl Sled {
         mut watch: Watch<'_>,
     ) -> Result<SnapshotReport> {
         take(&self.0, folder.as_ref(), options, &mut watch)
+    }
+
+    /// Whether this store is a snapshot to which nothing was pushed, and from which nothing was deleted or collected, since it was
+    /// taken. The first change that is asked for makes it a store like any other, durably and before the change; reading, verifying
+    /// and compacting do not.
+    #[must_use]
+    pub fn is_snapshot(&self) -> bool {
+        self.0.core.folder.is_snapshot()
     }
 }
 
@@ -102,7 +111,8 @@ fn take(
 ) -> Result<SnapshotReport> {
     let begun = Instant::now();
     let core = &shared.core;
-    let since = options.since.as_deref().map(earlier).transpose()?;
+    // Nobody may open it meanwhile.
+    let (since, _since_lock) = options.since.as_deref().map(earlier).transpose()?.unzip();
     let mut target = Beside::prepare(folder, core.folder.path())?;
     let hold = Hold::begin(&shared.writer, Journal::create(&target.path.join(JOURNAL))?)?;
 
@@ -131,6 +141,7 @@ fn take(
     new.finish()?;
     // Dropping the store finishes what is to be removed, and what that did is durable.
     drop(target.open(options_of_a_copy())?);
+    folder::mark_snapshot(&target.path).map_err(Error::io(format!("marking {}", folder.display())))?;
     target.finish()?;
     Ok(SnapshotReport { folder: folder.to_owned(), records, changes, files, held, took: begun.elapsed() })
 }
@@ -145,12 +156,18 @@ pub(super) fn options_of_a_copy() -> Options {
     Options::new().reserve(0)
 }
 
-/// The content folder of an earlier snapshot.
-fn earlier(since: &Path) -> Result<PathBuf> {
-    if since.join(folder::FORMAT_FILE).is_file() && content_of(since).is_dir() {
-        return Ok(content_of(since));
+/// The content folder of an earlier snapshot, and what keeps others from opening it.
+fn earlier(since: &Path) -> Result<(PathBuf, Option<File>)> {
+    let lock = restore::lock_shared(since)?;
+    // What has this is whole, and what is linked from it was synced: of a store that was copied by other means nobody knows.
+    if since.join(folder::SNAPSHOT_FILE).is_file() && content_of(since).is_dir() {
+        return Ok((content_of(since), lock));
     }
-    Err(Error::Unsupported(format!("{} holds no earlier snapshot", since.display())))
+    Err(Error::Unsupported(format!(
+        "{} is no snapshot as it was taken: name one to which nothing was pushed and from which nothing was deleted or collected \
+         since, or none",
+        since.display()
+    )))
 }
 
 /// Makes leftovers of the sessions that a copy has: their bytes are not brought along, or are chunks to be removed. A verification

@@ -287,6 +287,7 @@ impl Push for Sled {
         options: &PutManifest<'_>,
     ) -> Result<()> {
         let core = &self.0.core;
+        core.folder.changes()?;
         let put = manifests::Put::prepare(core, repository, manifest, options)?;
         waiting::telling(core, evict::make_room(&self.0, manifest.bytes().len() as u64))?;
         quarantine::notice_manifest(&self.0, repository, manifest)?;
@@ -316,6 +317,7 @@ impl Push for Sled {
         tag: &Tag,
         condition: &Condition,
     ) -> Result<()> {
+        self.0.core.folder.changes()?;
         let (repository, digest, tag, condition) = (repository.clone(), *digest, tag.clone(), *condition);
         let tagged =
             self.0.writer.run(ADD, move |desk| manifests::tag(desk, &repository, &digest, &tag, &condition));
@@ -323,6 +325,7 @@ impl Push for Sled {
     }
 
     fn start_upload(&self, repository: &RepositoryName, options: &UploadOptions) -> Result<Box<dyn Upload>> {
+        self.0.core.folder.changes()?;
         uploads::start(&self.0, repository, options)
     }
 
@@ -349,6 +352,7 @@ impl Push for Sled {
         digest: &Digest,
         source: &MountSource<'_>,
     ) -> Result<BlobStat> {
+        self.0.core.folder.changes()?;
         let source = layers::mount_source(&self.0.core, digest, source)?;
         let unknown = Error::BlobUnknown { repository: repository.clone(), digest: *digest };
         let source = source.ok_or(unknown)?;
@@ -390,16 +394,19 @@ impl Discover for Sled {
 
 impl Manage for Sled {
     fn delete_manifest(&self, repository: &RepositoryName, digest: &Digest, pinned: &Pinned) -> Result<()> {
+        self.0.core.folder.changes()?;
         let (repository, digest, pinned) = (repository.clone(), *digest, pinned.clone());
         self.0.writer.run(REMOVE, move |desk| manifests::delete(desk, &repository, &digest, &pinned))
     }
 
     fn delete_tag(&self, repository: &RepositoryName, tag: &Tag) -> Result<()> {
+        self.0.core.folder.changes()?;
         let (repository, tag) = (repository.clone(), tag.clone());
         self.0.writer.run(REMOVE, move |desk| manifests::delete_tag(desk, &repository, &tag))
     }
 
     fn delete_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<()> {
+        self.0.core.folder.changes()?;
         let (repository, digest) = (repository.clone(), *digest);
         self.0.writer.run(REMOVE, move |desk| layers::delete(desk, &repository, &digest))
     }

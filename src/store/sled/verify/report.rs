@@ -36,7 +36,8 @@ pub struct VerifyReport {
     pub missing_count: u64,
     /// The first thousand of these.
     pub missing: Vec<Missing>,
-    /// Content that no record names. It is no damage: a power cut during an upload can leave some.
+    /// Content that no record names, and what is among it and not the store's. It is no damage: a power cut during an upload can leave
+    /// some.
     pub orphan_count: u64,
     /// Its bytes.
     pub orphan_bytes: u64,
@@ -99,7 +100,7 @@ pub struct Fault {
     pub repaired: bool,
 }
 
-/// Content that no record names.
+/// Content that no record names, or what is among content and is not the store's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Orphan {
@@ -109,6 +110,8 @@ pub struct Orphan {
     pub bytes: u64,
     /// Whether it is in quarantine, where it stays for people to look at.
     pub quarantined: bool,
+    /// Whether it is not the store's, as no content has a name like this: it stays.
+    pub stray: bool,
     /// Whether it was removed.
     pub removed: bool,
 }
@@ -233,8 +236,12 @@ impl fmt::Display for VerifyReport {
             writeln!(f, "incomplete: {repository}@{manifest} lacks {digest}; push that again")?;
         }
         for orphan in &self.orphans {
-            let removed = if orphan.removed { ", removed" } else { "" };
-            writeln!(f, "orphan: {} ({} bytes){removed}", orphan.place, orphan.bytes)?;
+            let told = match orphan {
+                Orphan { removed: true, .. } => ", removed",
+                Orphan { stray: true, .. } => ", not the store's: move it elsewhere",
+                _ => "",
+            };
+            writeln!(f, "orphan: {} ({} bytes){told}", orphan.place, orphan.bytes)?;
         }
         let listed = [
             (self.bad_count, self.bad.len()),

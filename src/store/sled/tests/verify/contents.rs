@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 use super::super::{entries, files, folder, noise};
 use super::*;
 use crate::oci::{Algorithm, Digest, MediaType};
-use crate::store::sled::Sled;
 use crate::store::sled::quarantine::{self};
 use crate::store::sled::room::blocks;
 use crate::store::sled::schema::{self, Placement, Tree};
 use crate::store::sled::writer::Terms;
+use crate::store::sled::{CollectOptions, Sled};
 use crate::store::{Discover, Manage, Pinned, Pull};
 
 #[test]
@@ -145,4 +145,43 @@ fn what_a_kill_left_half_way_to_quarantine_is_moved_on() {
         assert_eq!((report.bad_count, report.fault_count, report.orphan_count), (1, 0, 0), "{report}");
         assert!(store.0.core.folder.quarantined(owned.content.placement.id()).exists(), "{inline:?}");
     }
+}
+
+/// Verification passed over it, and a rescue said that it was lost.
+#[test]
+fn a_file_that_is_not_the_stores_is_told_and_left() {
+    let folder = folder();
+    let store = open(&folder, Inline::UpTo(0));
+    scene(&store);
+    let at = |path: &str| folder.path().join(path);
+    fs::write(at("content/notes.txt"), b"mine").unwrap();
+    fs::create_dir_all(at("quarantine")).unwrap();
+    fs::write(at("quarantine/why.txt"), b"mine").unwrap();
+    // An id, but not as the store writes it.
+    let named = uuid::Uuid::from_u128(7).to_string();
+    fs::write(at("content").join(&named), b"mine").unwrap();
+    drop(store);
+    let store = open(&folder, Inline::UpTo(0));
+    let report = verify_with(&store, &VerifyOptions::new().repair(true));
+    assert!(report.is_well(), "{report}");
+    let mut strays: Vec<_> =
+        report.orphans.iter().map(|orphan| (orphan.place.as_str(), orphan.stray)).collect();
+    strays.sort_unstable();
+    let named = format!("content/{named}");
+    let mut expected = [(&*named, true), ("content/notes.txt", true), ("quarantine/why.txt", true)];
+    expected.sort_unstable();
+    assert_eq!(strays, expected);
+    assert!(report.orphans.iter().all(|orphan| !orphan.removed && orphan.bytes == 4));
+    assert!(report.to_string().contains("orphan: content/notes.txt (4 bytes), not the store's"), "{report}");
+
+    // Nor does a collection that looks for what a life left that was cut off.
+    let mut changes = Changes::new();
+    changes.set(schema::CUT_KEY.to_vec(), &schema::Cut { ended: false, orphans: true }).unwrap();
+    store.0.writer.run(Terms::default(), move |desk| desk.apply(&changes)).unwrap();
+    for dry_run in [true, false] {
+        let options = CollectOptions::new().dry_run(dry_run);
+        let collected = store.collect(&options, &mut |_| ControlFlow::Continue(())).unwrap();
+        assert_eq!(collected.orphans, 0, "{collected}");
+    }
+    assert!(at("content/notes.txt").exists() && at("quarantine/why.txt").exists() && at(&named).exists());
 }
