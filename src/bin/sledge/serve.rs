@@ -60,7 +60,8 @@ pub(crate) struct Serve {
     /// In a cache, tags whose images stay: a pattern with * and ?. May be repeated
     #[arg(long, value_name = "PATTERN", requires = "cache", value_parser = policy::tag_pattern)]
     pin: Vec<String>,
-    /// Answer reads alone: nothing can be pushed or deleted, and nothing is collected; the store must be there
+    /// Answer reads alone: nothing can be pushed or deleted, and nothing is collected or repaired; bytes that went bad are set aside all
+    /// the same. The store must be there
     #[arg(long, env = "SLEDGE_READ_ONLY", value_parser = BoolishValueParser::new())]
     read_only: bool,
     /// How logs are written to stderr

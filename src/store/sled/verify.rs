@@ -71,6 +71,12 @@ impl VerifyOptions {
         self
     }
 
+    /// Whether that is so.
+    #[must_use]
+    pub const fn repairs(&self) -> bool {
+        self.repair
+    }
+
     /// Whether to begin from the beginning though the last verification was ended early. Default: no.
     pub const fn restart(mut self, restart: bool) -> Self {
         self.restart = restart;
