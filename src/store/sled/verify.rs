@@ -28,6 +28,8 @@ pub use report::{Fault, FaultKind, Missing, Orphan, Quarantined, Read, VerifyRep
 
 pub(super) use self::pace::Time;
 use self::pace::{Pace, System};
+#[cfg(test)]
+pub(super) use self::references::TAKEN_APART;
 use super::desk::Desk;
 use super::orphans::{self, Searcher};
 use super::progress::{EVERY, Progress, Watch};
