@@ -73,7 +73,7 @@ impl VerifyOptions {
         self
     }
 
-    /// Whether that is so.
+    /// Whether [`VerifyOptions::repair`] was asked for.
     #[must_use]
     pub const fn repairs(&self) -> bool {
         self.repair
