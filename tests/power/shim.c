@@ -14,6 +14,7 @@
  *               they begin with '!' (see `command`); reading it answers how often calls failed
  *   SHIM_BOOT   what is read instead of /proc/sys/kernel/random/boot_id
  *   SHIM_KILL   N:PHASE, the process dies at the N-th change; PHASE 0 before it, 1 after it, 2 in the middle of a write
+ *   SHIM_KILL_FROM  a path below the root: only changes of names and syncs count, from the first that makes or takes this name on
  *   SHIM_KILL_AFTER  microseconds after which the process dies, whatever it is at
  *   SHIM_DEADLINE  seconds until the process ends with SIGALRM; 120 if nothing is said
  *   SHIM_ELSEWHERE  a folder below SHIM_ROOT that is as on another filesystem: nothing is linked across its border
@@ -69,7 +70,7 @@ struct open_file { uint64_t id; dev_t device; ino_t inode; int marks; };
 static pthread_mutex_t turn = PTHREAD_MUTEX_INITIALIZER;
 static struct open_file files[FDS];
 static uint64_t next_id = 1;
-static char root[PATH_MAX], marks[PATH_MAX], boot[PATH_MAX], elsewhere[PATH_MAX];
+static char root[PATH_MAX], marks[PATH_MAX], boot[PATH_MAX], elsewhere[PATH_MAX], kill_from[PATH_MAX];
 static size_t root_length;
 static int log_fd = -1;
 static long kill_at, kill_phase, changes;
@@ -109,6 +110,7 @@ __attribute__((constructor)) static void start(void) {
     if ((value = getenv("SHIM_ELSEWHERE"))) snprintf(elsewhere, sizeof elsewhere, "%s", value);
     if ((value = getenv("SHIM_BOOT"))) snprintf(boot, sizeof boot, "%s", value);
     if ((value = getenv("SHIM_KILL")) && sscanf(value, "%ld:%ld", &kill_at, &kill_phase) != 2) die("SHIM_KILL");
+    if ((value = getenv("SHIM_KILL_FROM"))) snprintf(kill_from, sizeof kill_from, "%s", value);
     undo_wanted = getenv("SHIM_UNDO") != NULL;
     if ((value = getenv("SHIM_KILL_AFTER"))) {
         struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGKILL};
@@ -180,7 +182,11 @@ static int faulty(int class) {
     return 1;
 }
 
-static int about_to_change(void) {
+/* `name` is what is made or removed or given, and NULL where bytes alone change. */
+static int about_to_change(const char *name) {
+    if (kill_from[0]) {
+        if (!name || (!changes && strcmp(name, kill_from))) return 0;
+    }
     changes++;
     if (kill_at == changes && kill_phase == 0) raise(SIGKILL);
     return kill_at == changes;
@@ -300,7 +306,7 @@ static int open_in(int dir, const char *path, int flags, mode_t mode) {
         return -1;
     }
     int changing = below && flags & (O_CREAT | O_TRUNC);
-    if (changing) about_to_change();
+    if (changing) about_to_change(below);
     int fd = syscall(SYS_openat, dir, path, flags, mode), error = errno;
     if (fd >= 0 && fd < FDS) files[fd].id = 0;
     if (fd >= 0 && (below || is_marks)) {
@@ -418,7 +424,7 @@ static ssize_t write_in(int fd, const void *bytes, size_t length, off_t offset) 
         }
         length /= 2;
     }
-    int dying = about_to_change();
+    int dying = about_to_change(NULL);
     if (dying && kill_phase == 2) length = (length + 1) / 2;
     off_t size = size_of(fd), at = offset;
     if (offset < 0) {
@@ -513,7 +519,7 @@ static int truncate_in(int fd, off_t length) {
         unlock();
         return -1;
     }
-    about_to_change();
+    about_to_change(NULL);
     off_t size = size_of(fd);
     if (size > length) undo_dirty(fd, file, length, size - length);
     int result = syscall(SYS_ftruncate, fd, length), error = errno;
@@ -543,7 +549,7 @@ static int sync_in(int fd, int call, int data_only) {
         errno = error;
         return -1;
     }
-    about_to_change();
+    about_to_change("");
     int result = log_fd < 0 ? syscall(call, fd) : 0, error = errno;
     if (!result) emit(SYNC, file->id, data_only, 0, NULL, NULL, NULL, 0);
     if (!result) undo_synced(file, 1);
@@ -591,7 +597,7 @@ static int allocate_in(int fd, int mode, off_t offset, off_t length) {
         errno = ENOSPC;
         return -1;
     }
-    about_to_change();
+    about_to_change(NULL);
     int result = syscall(SYS_fallocate, fd, mode, offset, length), error = errno;
     if (!result && mode) emit(FOREIGN, 0, 0, 0, "fallocate with a mode", NULL, NULL, 0);
     if (!result) emit(ALLOCATE, file->id, offset, length, NULL, NULL, NULL, 0);
@@ -627,7 +633,7 @@ static int named(int class, uint32_t kind, int dir, const char *path, int to_dir
     }
     struct stat stat = {0};
     int ending = budget >= 0 && kind == UNLINK && below && !syscall(SYS_newfstatat, dir, path, &stat, AT_SYMLINK_NOFOLLOW);
-    if (below || to_below) about_to_change();
+    if (below || to_below) about_to_change(to_below ? to_below : below);
     int result = to ? syscall(call, dir, path, to_dir, to, extra) : syscall(call, dir, path, extra), error = errno;
     if (!result && (below || to_below)) {
         if (to && !(below && to_below)) emit(FOREIGN, 0, 0, 0, "a name that crosses the root", NULL, NULL, 0);

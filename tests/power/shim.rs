@@ -54,6 +54,8 @@ pub(crate) enum Kill {
     Not,
     /// At its n-th change of the folder: before it (0), after it (1), or in the middle of a write (2).
     AtChange(usize, usize),
+    /// At its n-th change of a name or sync, from the first change that gives something this name on: before it (0) or after it (1).
+    AtName(&'static str, usize, usize),
     /// After so many microseconds, whatever it is at.
     After(usize),
 }
@@ -124,6 +126,9 @@ impl Place {
         match kill {
             Kill::Not => {}
             Kill::AtChange(at, phase) => drop(child.env("SHIM_KILL", format!("{at}:{phase}"))),
+            Kill::AtName(from, at, phase) => {
+                child.env("SHIM_KILL_FROM", from).env("SHIM_KILL", format!("{at}:{phase}"));
+            }
             Kill::After(microseconds) => drop(child.env("SHIM_KILL_AFTER", microseconds.to_string())),
         }
         let output = child.output().unwrap();

@@ -54,6 +54,36 @@ fn a_store_is_verified_by_its_server_and_without_one() {
     assert_eq!(fs::read_dir(data.join("quarantine")).unwrap().count(), 0);
 }
 
+/// Whoever asked a server that was told to collect nothing had it remove what no record names.
+#[test]
+fn a_read_only_server_verifies_and_repairs_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path();
+    let server = Server::start(data);
+    let digest = push(&server, &noise(100_000));
+    server.stop();
+    let server = Server::start_with(data, &["--read-only"]);
+    let refused = sledge(&["verify", "--repair"], data);
+    assert_eq!(refused.status.code(), Some(1));
+    let told = words(&refused.stderr);
+    assert!(told.contains("the server is read-only: nothing is repaired"), "{told}");
+
+    // What is bad is told, and set aside as it is when it is read: nobody gets it, and nothing of it is lost.
+    flip(data);
+    let orphan = data.join("content").join("0".repeat(31) + "1");
+    fs::write(&orphan, b"nobody's").unwrap();
+    let done = sledge(&["verify"], data);
+    assert_eq!(done.status.code(), Some(1), "{}", words(&done.stderr));
+    let told = words(&done.stdout);
+    assert!(told.contains(&format!("bad: blob {digest}")) && told.contains("orphan: content/"), "{told}");
+    assert!(orphan.exists());
+    assert_eq!(server.request("HEAD", &format!("/v2/a/b/blobs/{digest}"), b"").status, 404);
+    assert_eq!(fs::read_dir(data.join("quarantine")).unwrap().count(), 1);
+    server.stop();
+    sledge(&["verify", "--repair"], data);
+    assert!(!orphan.exists());
+}
+
 /// `--rate 5` was five bytes a second.
 #[test]
 fn a_rate_that_is_a_slip_of_the_unit_is_refused() {

@@ -52,6 +52,9 @@ impl Operation {
                 Ok(Report::Gc { dry_run: *dry_run, collected })
             }
             Self::Usage => usage::of(store).map(Report::Usage),
+            Self::Verify { options } if standing.read_only && options.repairs() => Err(Error::Unsupported(
+                "the server is read-only: nothing is repaired; without --repair it is verified, or stop it and repair then".to_owned(),
+            )),
             Self::Verify { options } => store.verify(options, watch).map(Report::Verify),
         }
     }

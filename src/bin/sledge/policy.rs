@@ -53,7 +53,7 @@ impl Policy {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Standing {
     pub(crate) policy: Policy,
-    /// Nothing is collected.
+    /// Nothing is collected or repaired.
     pub(crate) read_only: bool,
 }
 

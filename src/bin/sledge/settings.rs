@@ -44,7 +44,8 @@ pub(crate) struct Settings {
     /// In a cache, tags whose images stay: a pattern with * and ?. May be repeated
     #[arg(long, value_name = "PATTERN")]
     pub(crate) pin: Vec<TagPattern>,
-    /// Answer reads alone: nothing can be pushed or deleted, and nothing is collected; the store must be there
+    /// Answer reads alone: nothing can be pushed or deleted, and nothing is collected or repaired; bytes that went bad are set aside
+    /// all the same. The store must be there
     #[arg(long, env = "SLEDGE_READ_ONLY", num_args = 0..=1, require_equals = true, default_missing_value = "true",
         value_name = "BOOL", value_parser = BoolishValueParser::new())]
     pub(crate) read_only: Option<bool>,

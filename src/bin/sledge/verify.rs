@@ -23,7 +23,7 @@ pub(crate) struct Verify {
     /// Read so much a second at most, such as 32MiB
     #[arg(long, value_name = "SIZE")]
     rate: Option<Rate>,
-    /// Make records right that follow from others
+    /// Make records right that follow from others, and remove content that no record names; not on a read-only server
     #[arg(long)]
     repair: bool,
     /// Begin at the beginning, also where the last verification was interrupted

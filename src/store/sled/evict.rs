@@ -1,8 +1,10 @@
 //! Making room in a cache: images that nobody asked for the longest time go, whole.
 
+use std::collections::HashSet;
 use std::sync::PoisonError;
 use std::time::Duration;
 
+use super::accounts;
 use super::collect::Candidate;
 use super::content;
 use super::desk::Desk;
@@ -11,9 +13,10 @@ use super::keep;
 use super::layers;
 use super::manifests;
 use super::options::WhenFull;
-use super::schema::{self, Kept, Manifest as Recorded, Tree, Upload, Uptime};
+use super::schema::{self, Kept, Layer, Manifest as Recorded, Tree, Upload, Uptime};
 use super::store::{Core, REMOVE, Shared};
 use super::uploads;
+use super::waiting;
 use super::writer::Terms;
 use crate::error::{Error, Result};
 use crate::oci::{Digest, Manifest, RepositoryName, Tag};
@@ -39,6 +42,10 @@ const BLOB_IDLE: Duration = Duration::from_secs(3600);
 
 /// So many of an image's tags are told when it goes.
 const TAGS_TOLD: usize = 10;
+
+/// So many parts of images are told apart when it is counted what could go, which takes a few MiB: whether more is enough, is seen
+/// when they go.
+const PARTS: usize = 1 << 15;
 
 /// How many entries of `used-1` are read at a time.
 const PAGE: usize = 64;
@@ -131,6 +138,61 @@ pub(super) fn make_room(shared: &Shared, more: u64) -> Result<()> {
         }
     }
     core.room.check(more)
+}
+
+/// Whether what is announced would fit if all went that may: then images go as its bytes come, and before that none does.
+///
+/// # Errors
+/// [`Error::OverBudget`] where it would not.
+pub(super) fn check_announced(shared: &Shared, bytes: u64, pinned: &Pinned) -> Result<()> {
+    let core = &shared.core;
+    core.room.check_alone(bytes)?;
+    let needed = bytes.saturating_sub(core.room.free().unwrap_or(u64::MAX));
+    if pinned.is_none() || needed == 0 {
+        return Ok(());
+    }
+    match could_free(core, needed, pinned) {
+        // What is damaged is for `verify`; whether the others are enough shows when they go.
+        Ok(true) | Err(Error::Damaged { .. }) => Ok(()),
+        Ok(false) => Err(core.room.refusal(bytes)),
+        Err(error) => Err(error),
+    }
+}
+
+/// Counts what letting go would give, in the order in which things go, until it is enough. What pinned images use too is counted
+/// as if it went.
+fn could_free(core: &Core, needed: u64, pinned: &Pinned) -> Result<bool> {
+    let waiting = waiting::waiting(core)?;
+    if waiting.more {
+        return Ok(true);
+    }
+    let mut most = waiting.in_uploads.saturating_add(waiting.held_back);
+    let mut seen = HashSet::new();
+    let mut after: Option<Vec<u8>> = None;
+    while most < needed {
+        let page = core.read(|index| page(index, after.as_deref()))?;
+        let Some(last) = page.last() else { return Ok(false) };
+        after = Some(last.clone());
+        for key in &page {
+            if most >= needed || seen.len() >= PARTS {
+                return Ok(true);
+            }
+            let Ok((_, repository, digest)) = schema::used_of_key(key) else { continue };
+            let root = Part { repository, digest, seen: None };
+            // What is part of another goes with that one, or stays with it.
+            let stays = core.read(|index| {
+                Ok(manifests::pinned_by(index, &root.repository, &digest, pinned)?.is_some()
+                    || keep::is_part_of_another(index, &root.repository, &digest)?)
+            })?;
+            let mut parts = if stays { Vec::new() } else { vec![root] };
+            while let Some(part) = parts.pop() {
+                if most < needed && seen.len() < PARTS {
+                    most = most.saturating_add(part.in_files(core, &mut seen, &mut parts)?);
+                }
+            }
+        }
+    }
+    Ok(true)
 }
 
 /// Upload sessions that nobody has gone on with for a while go before anything does. Of very many some are looked at, and those that
@@ -291,8 +353,7 @@ impl Part {
             Ok(false) | Err(Error::TagImmutable { .. } | Error::Damaged { .. }) => return Ok(None),
             Err(error) => return Err(error),
         }
-        let referrers = core.read(|index| keep::referrers(index, &self.repository, &self.digest))?;
-        parts.extend(referrers.into_iter().map(|digest| self.beside(digest)));
+        parts.extend(self.referrers(core)?);
         Ok(Some(Removed { bytes: recorded.content.size, parts }))
     }
 
@@ -304,6 +365,30 @@ impl Part {
             .and_then(|bytes| Manifest::new(recorded.media_type.parse().ok()?, bytes).contents().ok());
         let referenced = contents.map_or_else(Vec::new, |contents| manifests::referenced(&contents));
         referenced.into_iter().map(|digest| self.beside(digest)).collect()
+    }
+
+    /// How many bytes its file takes, if it has one and was not seen; and what goes with it.
+    fn in_files(&self, core: &Core, seen: &mut HashSet<Vec<u8>>, parts: &mut Vec<Self>) -> Result<u64> {
+        if let Some(recorded) = core.read(|index| index.get::<Recorded>(&self.key()))? {
+            if !seen.insert(self.key()) {
+                return Ok(0);
+            }
+            parts.extend(self.parts(core, &recorded));
+            parts.extend(self.referrers(core)?);
+            return Ok(accounts::file_bytes(&recorded.content, recorded.quarantined_at));
+        }
+        let key = schema::digest_key(&self.digest);
+        let layer = core.read(|index| match index.contains(Tree::Links, &self.key())? {
+            true => index.get::<Layer>(&key),
+            false => Ok(None),
+        })?;
+        let Some(layer) = layer.filter(|_| seen.insert(key)) else { return Ok(0) };
+        Ok(accounts::file_bytes(&layer.content, layer.quarantined_at))
+    }
+
+    fn referrers(&self, core: &Core) -> Result<Vec<Self>> {
+        let found = core.read(|index| keep::referrers(index, &self.repository, &self.digest))?;
+        Ok(found.into_iter().map(|digest| self.beside(digest)).collect())
     }
 
     fn beside(&self, digest: Digest) -> Self {

@@ -129,6 +129,10 @@ impl Folder {
         &self.content
     }
 
+    pub(super) fn quarantine(&self) -> &Path {
+        &self.quarantine
+    }
+
     pub(super) fn index(&self) -> PathBuf {
         self.path.join(INDEX)
     }

@@ -294,7 +294,8 @@ impl Retired {
                 Counted::Either => found.max(recorded),
             });
         }
-        core.folder.remove_quarantined(placement.id())
+        let aside = core.folder.quarantined(placement.id());
+        core.room.quarantine(&aside, || core.folder.remove_quarantined(placement.id()))
     }
 }
 

@@ -348,6 +348,26 @@ pub(super) fn tag(
     desk.apply(&changes)
 }
 
+/// The first of the pinned tags that point at a manifest, if any does.
+pub(super) fn pinned_by(
+    index: &Index,
+    repository: &RepositoryName,
+    digest: &Digest,
+    pinned: &Pinned,
+) -> Result<Option<Tag>> {
+    if pinned.is_none() {
+        return Ok(None);
+    }
+    let prefix = schema::digest_within(repository, digest);
+    for entry in index.scan(Tree::Tagged, &prefix, None)? {
+        let tag = schema::tag_after(Tree::Tagged, &entry?.0, &prefix)?;
+        if pinned.contains(&tag) {
+            return Ok(Some(tag));
+        }
+    }
+    Ok(None)
+}
+
 /// Deletes a manifest and its tags (C1). That the manifest's record goes takes the tags out of every reader's sight; those that
 /// do not fit the same transaction follow before anything else is done, after a restart too.
 pub(super) fn delete(
@@ -357,14 +377,8 @@ pub(super) fn delete(
     pinned: &Pinned,
 ) -> Result<()> {
     let (_, recorded) = find_recorded(desk.index(), repository, &Reference::Digest(*digest))?;
-    if !pinned.is_none() {
-        let prefix = schema::digest_within(repository, digest);
-        for entry in desk.index().scan(Tree::Tagged, &prefix, None)? {
-            let tag = schema::tag_after(Tree::Tagged, &entry?.0, &prefix)?;
-            if pinned.contains(&tag) {
-                return Err(Error::TagImmutable { tag, found: *digest });
-            }
-        }
+    if let Some(tag) = pinned_by(desk.index(), repository, digest, pinned)? {
+        return Err(Error::TagImmutable { tag, found: *digest });
     }
     let (mut changes, mut tally) = (Changes::new(), Tally::new());
     changes.remove(Tree::Manifests, schema::digest_within(repository, digest));

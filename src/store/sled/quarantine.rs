@@ -10,8 +10,6 @@ use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
 
-use uuid::Uuid;
-
 use super::accounts::{self, Tally};
 use super::content;
 use super::desk::{Desk, WINDOW};
@@ -249,8 +247,9 @@ fn forget_pages(core: &Core, owned: &Owned) {
 
 /// Moves the bytes of quarantined content out of the way, as far as they are there; moves on what a kill left half-way.
 pub(super) fn put_aside(shared: &Shared, owned: &Owned) -> Result<()> {
-    let folder = &shared.core.folder;
+    let (folder, room) = (&shared.core.folder, &shared.core.room);
     let id = owned.content.placement.id();
+    let aside = folder.quarantined(id);
     let failed = |error| Error::io(format!("moving content {id} to quarantine"))(error);
     match owned.content.placement {
         Placement::File(_) => {
@@ -258,7 +257,7 @@ pub(super) fn put_aside(shared: &Shared, owned: &Owned) -> Result<()> {
                 return Ok(());
             }
             folder.make_quarantine().map_err(failed)?;
-            match fs::rename(folder.content(id), folder.quarantined(id)) {
+            match room.quarantine(&aside, || fs::rename(folder.content(id), &aside)) {
                 // Healed, and removed, a moment ago.
                 Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
                 outcome => outcome.map_err(failed)?,
@@ -278,23 +277,27 @@ pub(super) fn put_aside(shared: &Shared, owned: &Owned) -> Result<()> {
                 return Err(Error::DiskFull { needed, available });
             }
             folder.make_quarantine().map_err(failed)?;
-            write_out(shared, id).map_err(failed)?;
+            // Of its length from the beginning: so much is counted, and removed if it is healed meanwhile.
+            let file = room.quarantine(&aside, || {
+                let file = File::create(&aside)?;
+                file.set_len(owned.content.size).map(|()| file)
+            });
+            file.and_then(|file| write_out(shared, &owned.content, &file)).map_err(failed)?;
             folder.sync_quarantine().map_err(failed)?;
             if remove_chunks(shared, owned)? {
                 return Ok(());
             }
             // Healed meanwhile: whoever removed the old content may not have seen the file.
-            fs::remove_file(folder.quarantined(id))
+            room.quarantine(&aside, || fs::remove_file(&aside))
                 .or_else(|error| if error.kind() == ErrorKind::NotFound { Ok(()) } else { Err(error) })
                 .map_err(failed)
         }
     }
 }
 
-/// Writes the chunks that there are to a file, each at its place.
-fn write_out(shared: &Shared, id: Uuid) -> std::io::Result<()> {
-    let file = File::create(shared.core.folder.quarantined(id))?;
-    let prefix = schema::id_key(id);
+/// Writes the chunks that there are to a file of the content's length, each at its place.
+fn write_out(shared: &Shared, content: &Content, file: &File) -> std::io::Result<()> {
+    let prefix = schema::id_key(content.placement.id());
     let mut after: Option<Vec<u8>> = None;
     loop {
         let next = shared.core.read(|index| {
@@ -303,9 +306,11 @@ fn write_out(shared: &Shared, id: Uuid) -> std::io::Result<()> {
         });
         let Some((key, chunk)) = next.map_err(std::io::Error::other)? else { return file.sync_all() };
         let number = key.strip_prefix(prefix.as_slice()).unwrap_or_default();
-        // What is no chunk's key is left out here; verification reports it.
+        // What is no chunk's key, or of no chunk of its, is left out here; verification reports it.
         if let Ok(number) = number.try_into().map(u32::from_be_bytes) {
-            file.write_all_at(&chunk, u64::from(number) * MAX_VALUE as u64)?;
+            let at = u64::from(number) * MAX_VALUE as u64;
+            let within = usize::try_from(content.size.saturating_sub(at)).unwrap_or(usize::MAX);
+            file.write_all_at(chunk.get(..within).unwrap_or(&chunk), at)?;
         }
         after = Some(number.to_vec());
     }

@@ -1,14 +1,14 @@
 //! How much room there is: on the filesystem, and within the store's budget.
 //!
 //! What the folder takes is known without a walk: the files of committed content are counted in the index, those of open sessions
-//! and leftovers are looked at when the store is opened, and from then on every file's growth and end is counted here, before it
-//! grows. The index's own files are looked at again in each group of writes.
+//! and leftovers are looked at when the store is opened, and those in quarantine; from then on every file's growth and end is
+//! counted here, before it grows. The index's own files are looked at again in each group of writes.
 
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use uuid::Uuid;
 
@@ -37,7 +37,11 @@ pub(super) struct Room {
     files: AtomicU64,
     /// Bytes of files that were promised to writers that said how much they bring, and have not come yet.
     promised: AtomicU64,
-    /// Bytes of the index's files and all else, when they were last looked at.
+    /// Bytes of files in `quarantine/`, in whole blocks.
+    quarantined: AtomicU64,
+    /// Held while one of these comes, goes or becomes another length.
+    quarantining: Mutex<()>,
+    /// Bytes of the index's files and of what is counted nowhere else, when they were last looked at.
     rest: AtomicU64,
     /// Of these, the index's.
     index: AtomicU64,
@@ -67,6 +71,8 @@ impl Room {
             budget,
             files: AtomicU64::new(files),
             promised: AtomicU64::new(0),
+            quarantined: AtomicU64::new(taken(folder.quarantine())),
+            quarantining: Mutex::default(),
             rest: AtomicU64::new(0),
             index: AtomicU64::new(0),
         };
@@ -79,7 +85,7 @@ impl Room {
         if self.budget.is_some() {
             let index = taken(&folder.index());
             self.index.store(index, Ordering::Relaxed);
-            self.rest.store(index + beside_index(folder), Ordering::Relaxed);
+            self.rest.store(index + uncounted(folder), Ordering::Relaxed);
         }
     }
 
@@ -117,8 +123,13 @@ impl Room {
         self.files.load(Ordering::Relaxed)
     }
 
+    /// What all but the index and the files in `content/` takes, in bytes.
+    pub(super) fn in_rest(&self, folder: &Folder) -> u64 {
+        uncounted(folder) + self.quarantined.load(Ordering::Relaxed)
+    }
+
     fn used(&self) -> u64 {
-        self.in_files() + self.rest.load(Ordering::Relaxed)
+        self.in_files() + self.quarantined.load(Ordering::Relaxed) + self.rest.load(Ordering::Relaxed)
     }
 
     /// Whether so many bytes more are within the budget. Nothing is set aside for them.
@@ -161,7 +172,9 @@ impl Room {
     /// Whether so many bytes would be within the budget beside the index and what was promised, if no content were there.
     pub(super) fn check_alone(&self, more: u64) -> Result<()> {
         let Some(budget) = self.budget else { return Ok(()) };
-        let beside = self.rest.load(Ordering::Relaxed) + self.promised.load(Ordering::Relaxed);
+        let beside = self.rest.load(Ordering::Relaxed)
+            + self.quarantined.load(Ordering::Relaxed)
+            + self.promised.load(Ordering::Relaxed);
         if more.saturating_add(beside).saturating_add(KEPT_FOR_INDEX) > budget {
             return Err(self.refusal(more));
         }
@@ -194,6 +207,17 @@ impl Room {
         // It is ours alone to add and to take, and a count that went below nothing would refuse everything.
         let less = |files: u64| Some(files.saturating_sub(bytes));
         let _ = self.files.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
+
+    /// Has a file in `quarantine/` come, go or become another length, and counts that. One at a time: who removes a file and who
+    /// is just bringing it would each count what the other made of it.
+    pub(super) fn quarantine<T>(&self, path: &Path, change: impl FnOnce() -> T) -> T {
+        let _alone = self.quarantining.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = taken(path);
+        let outcome = change();
+        let counted = self.quarantined.load(Ordering::Relaxed);
+        self.quarantined.store((counted + taken(path)).saturating_sub(before), Ordering::Relaxed);
+        outcome
     }
 }
 
@@ -288,9 +312,9 @@ pub(super) const fn blocks(length: u64) -> u64 {
     length.div_ceil(BLOCK).saturating_mul(BLOCK)
 }
 
-/// What all but `content/` and the index takes, in bytes.
-pub(super) fn beside_index(folder: &Folder) -> u64 {
-    let counted = [folder.content_folder(), &folder.index()];
+/// What takes room and is counted nowhere else, in bytes: a few files.
+fn uncounted(folder: &Folder) -> u64 {
+    let counted = [folder.content_folder(), folder.quarantine(), &folder.index()];
     let entries = fs::read_dir(folder.path()).into_iter().flatten().flatten();
     let paths = entries.map(|entry| entry.path()).filter(|path| !counted.contains(&path.as_path()));
     paths.map(|path| taken(&path)).sum()

@@ -40,9 +40,9 @@ fn promise(shared: &Shared, coming: Option<u64>) -> Result<Option<Promise>> {
     let promised = match coming {
         Some(bytes) => {
             // In a cache images go as the bytes come, and none for what cannot fit though all went.
-            let fits = match core.options.when_full {
+            let fits = match &core.options.when_full {
                 WhenFull::Refuse => evict::make_room(shared, bytes),
-                WhenFull::Evict { .. } => core.room.check_alone(bytes),
+                WhenFull::Evict { pinned } => evict::check_announced(shared, bytes, pinned),
             };
             fits.and_then(|()| Promise::of(shared, bytes).map(Some))
         }

@@ -78,7 +78,7 @@ impl Sled {
             held_back: waiting.held_back,
             held_back_more: waiting.more,
             in_index,
-            in_rest: room::beside_index(&core.folder),
+            in_rest: core.room.in_rest(&core.folder),
             budget: core.options.budget,
             free: core.room.free(),
         })

@@ -28,6 +28,8 @@ pub use report::{Fault, FaultKind, Missing, Orphan, Quarantined, Read, VerifyRep
 
 pub(super) use self::pace::Time;
 use self::pace::{Pace, System};
+#[cfg(test)]
+pub(super) use self::references::TAKEN_APART;
 use super::desk::Desk;
 use super::orphans::{self, Searcher};
 use super::progress::{EVERY, Progress, Watch};
@@ -69,6 +71,12 @@ impl VerifyOptions {
     pub const fn repair(mut self, repair: bool) -> Self {
         self.repair = repair;
         self
+    }
+
+    /// Whether [`VerifyOptions::repair`] was asked for.
+    #[must_use]
+    pub const fn repairs(&self) -> bool {
+        self.repair
     }
 
     /// Whether to begin from the beginning though the last verification was ended early. Default: no.

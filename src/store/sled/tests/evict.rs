@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::collect::{has, has_manifest, image, index_of, put};
 use super::{folder, noise, push, repository};
 use crate::error::{Error, Result};
-use crate::oci::{Digest, Manifest, Reference};
+use crate::oci::{Algorithm, Digest, Manifest, Reference};
 use crate::store::sled::index::Changes;
 use crate::store::sled::schema::{self, Tree};
 use crate::store::sled::writer::Terms;
@@ -122,7 +122,7 @@ fn an_index_goes_with_its_children_and_referrers_and_children_do_not_go_alone() 
     assert!(all.iter().all(|manifest| has_manifest(&store, manifest)));
     fill(&store, 10..18);
     assert!(all.iter().all(|manifest| !has_manifest(&store, manifest)), "some of it stayed");
-    assert!(!has(&store, &crate::oci::Algorithm::Sha256.digest(b"signature")));
+    assert!(!has(&store, &Algorithm::Sha256.digest(b"signature")));
     Ok(())
 }
 
@@ -143,6 +143,43 @@ fn pinned_images_stay_and_when_there_is_nothing_else_pushes_are_refused() -> Res
     };
     assert!(refused.to_string().contains("budget"), "{refused}");
     assert!(images.len() >= 7 && images.iter().all(|manifest| has_manifest(&store, manifest)));
+    Ok(())
+}
+
+/// What was not pinned went as its bytes came, and when all of that was gone it was refused.
+#[test]
+fn nothing_goes_for_what_would_not_fit_beside_what_is_pinned() -> Result<()> {
+    let folder = folder();
+    let store = cache(&folder, Pinned::tags(|tag| tag.as_str().starts_with('v')));
+    let loose: Vec<_> = (0..3)
+        .map(|seed| {
+            let layer = layer(&store, 500 + seed);
+            let manifest = image(&[layer], None);
+            put(&store, &manifest, &[&format!("w{seed}")]).unwrap();
+            manifest
+        })
+        .collect();
+    let pinned = fill(&store, 0..4);
+    let there = |images: &[Manifest]| images.iter().filter(|image| has_manifest(&store, image)).count();
+    // Alone it would fit, and with the three gone it would not.
+    let free = store.usage()?.free.unwrap();
+    let size = |layers: u64| free + layers * LAYER as u64;
+    let push_announced = |bytes: u64| {
+        let content = noise(usize::try_from(bytes).unwrap(), bytes);
+        let mut upload = store.start_upload(&repository(), &UploadOptions::new().size(bytes))?;
+        let written = content.chunks(1 << 20).try_for_each(|piece| upload.write_all(piece));
+        match written {
+            Ok(()) => upload.commit(&Algorithm::Sha256.digest(&content)).map(drop),
+            Err(error) => upload.cancel().and(Err(error.downcast::<Error>().unwrap())),
+        }
+    };
+    let refused = push_announced(size(3) + (2 << 20));
+    assert!(matches!(refused, Err(Error::OverBudget { .. })), "{refused:?}");
+    assert_eq!(there(&loose), 3);
+    // What fits comes in, and no more goes than has to.
+    push_announced(size(1))?;
+    assert!((1..3).contains(&there(&loose)), "{}", there(&loose));
+    assert!(pinned.iter().all(|(manifest, _)| has_manifest(&store, manifest)));
     Ok(())
 }
 

@@ -221,8 +221,16 @@ impl Run<'_> {
     }
 }
 
+#[cfg(test)]
+std::thread_local! {
+    /// How often this thread has taken a manifest apart.
+    pub(in super::super) static TAKEN_APART: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 /// What is in a manifest's bytes, if they are good.
 pub(super) fn known(core: &Core, index: &Index, key: &[u8]) -> Result<Option<Known>> {
+    #[cfg(test)]
+    TAKEN_APART.set(TAKEN_APART.get() + 1);
     let Ok((repository, digest)) = schema::digest_of_key(Tree::Manifests, key) else { return Ok(None) };
     let record = match index.get::<Manifest>(key) {
         Err(Error::Damaged { .. }) | Ok(None) => return Ok(None),

@@ -9,10 +9,10 @@ use super::super::{entries, files, folder, noise};
 use super::*;
 use crate::oci::{Algorithm, Digest, MediaType};
 use crate::store::sled::quarantine::{self};
-use crate::store::sled::room::blocks;
+use crate::store::sled::room::{self, blocks};
 use crate::store::sled::schema::{self, Placement, Tree};
 use crate::store::sled::writer::Terms;
-use crate::store::sled::{CollectOptions, Sled};
+use crate::store::sled::{CollectOptions, Options, Sled};
 use crate::store::{Discover, Manage, Pinned, Pull};
 
 #[test]
@@ -32,7 +32,7 @@ fn what_is_good_when_it_is_looked_at_again_is_left_alone() {
     }
 }
 
-/// What the files in `content/` take is what is counted.
+/// What the files in `content/` and in `quarantine/` take is what is counted.
 fn assert_counted(store: &Sled, folder: &tempfile::TempDir) {
     // What was retired is removed when nothing else is to be done.
     while entries(store, Tree::Leftovers) > 0 {
@@ -40,7 +40,47 @@ fn assert_counted(store: &Sled, folder: &tempfile::TempDir) {
     }
     let files = fs::read_dir(folder.path().join("content")).unwrap();
     let taken: u64 = files.map(|file| blocks(file.unwrap().metadata().unwrap().len())).sum();
-    assert_eq!(store.usage().unwrap().in_files, taken);
+    let usage = store.usage().unwrap();
+    assert_eq!(usage.in_files, taken);
+    let beside =
+        ["quarantine", "format", "lock", "reserve"].map(|name| room::taken(&folder.path().join(name)));
+    assert_eq!(usage.in_rest, beside.iter().sum::<u64>());
+}
+
+/// Of what is in quarantine every group of writes asked the system for the size of each file.
+#[test]
+fn what_is_in_quarantine_is_looked_at_once_and_counted_from_then_on() {
+    let folder = folder();
+    let open = || Options::new().reserve(1 << 20).budget(64 << 20).open(folder.path()).unwrap();
+    let store = open();
+    // A file that comes behind its back: where it counts, the folder was looked at again.
+    let in_rest = store.usage().unwrap().in_rest;
+    store.0.core.folder.make_quarantine().unwrap();
+    fs::write(store.0.core.folder.quarantined(uuid::Uuid::from_u128(1)), noise(9 << 20, 1)).unwrap();
+    let free = store.usage().unwrap().free;
+    push(&store, "a/b", b"small");
+    let usage = store.usage().unwrap();
+    assert_eq!((usage.in_rest, usage.free), (in_rest, free));
+    drop(store);
+    let store = open();
+    let usage = store.usage().unwrap();
+    assert_eq!(usage.in_rest, in_rest + (9 << 20));
+    assert!(usage.free.unwrap() <= free.unwrap() - (9 << 20));
+
+    // What is put there, healed and deleted counts, and takes nothing from what others may push.
+    let free = usage.free;
+    let blob = push(&store, "a/b", &noise(1 << 20, 2));
+    flip(&store, &owned_blob(&store, &blob), 7);
+    let bad = owned_blob(&store, &blob);
+    assert!(quarantine::doubt(&store.0, &bad).unwrap().is_some());
+    assert_counted(&store, &folder);
+    assert_eq!(store.usage().unwrap().free, free.map(|free| free - (1 << 20)));
+    // Moved on, what is there is not counted twice.
+    quarantine::put_aside(&store.0, &bad).unwrap();
+    assert_counted(&store, &folder);
+    store.delete_blob(&name("a/b"), &blob).unwrap();
+    assert_counted(&store, &folder);
+    assert_eq!(store.usage().unwrap().free, free);
 }
 
 #[test]

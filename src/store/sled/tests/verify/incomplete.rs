@@ -6,6 +6,7 @@ use super::super::folder;
 use super::*;
 use crate::store::References;
 use crate::store::sled::Missing;
+use crate::store::sled::verify::TAKEN_APART;
 
 #[test]
 fn what_an_image_lacks_is_told_and_is_no_damage() {
@@ -47,4 +48,30 @@ fn what_an_image_lacks_is_told_and_is_no_damage() {
         push(&store, "c", b"{}");
         assert_eq!(verify(&store).missing_count, 1, "the index's child is still missing");
     }
+}
+
+/// Of an image that lacks a thousand layers the manifest was read and taken apart a thousand times.
+#[test]
+fn a_manifest_is_taken_apart_once_for_all_that_it_lacks() {
+    let taken_apart = |layers: u64| {
+        let folder = folder();
+        let store = open(&folder, Inline::default());
+        let layers: Vec<Value> =
+            (0..layers).map(|n| pointer(&Algorithm::Sha256.digest(&n.to_le_bytes()))).collect();
+        // In the order of what they lack, the entries of the two take turns.
+        for n in 0..2 {
+            let document =
+                json!({ "schemaVersion": 2, "manifests": layers, "annotations": { "n": n.to_string() } });
+            let manifest =
+                Manifest::new(MediaType::OCI_INDEX.parse().unwrap(), document.to_string().into_bytes());
+            let put = PutManifest::new().references(References::MayBeAbsent);
+            store.put_manifest(&name("a"), &manifest, &put).unwrap();
+        }
+        let before = TAKEN_APART.get();
+        assert_eq!(verify(&store).missing_count, 2 * layers.len() as u64);
+        TAKEN_APART.get() - before
+    };
+    let once = taken_apart(1);
+    assert!(once >= 2);
+    assert_eq!(taken_apart(300), once);
 }
