@@ -28,7 +28,7 @@ const AT_THE_ROOT: [(&str, &str); 3] =
     [("Error", "error::Error"), ("ErrorCode", "error::ErrorCode"), ("Result", "error::Result")];
 
 /// The modules that alone may name a crate. Crates that are not listed may be named anywhere.
-const CRATES: [(&str, &[&str]); 19] = [
+const CRATES: [(&str, &[&str]); 21] = [
     ("bincode", &["store::sled"]),
     ("crc32fast", &["store::sled"]),
     ("crossbeam", &["store::sled"]),
@@ -44,7 +44,9 @@ const CRATES: [(&str, &[&str]); 19] = [
     ("tokio", &["server", "bin"]),
     ("clap", &["bin"]),
     ("humantime", &["bin"]),
+    ("listenfd", &["bin"]),
     ("parse_size", &["bin"]),
+    ("sd_notify", &["bin"]),
     ("toml", &["bin"]),
     ("wildmatch", &["bin"]),
     ("tracing_subscriber", &["bin"]),

@@ -12,6 +12,7 @@ mod backup;
 mod config;
 mod control;
 mod gc;
+mod init;
 mod kill;
 mod memory;
 mod server;

@@ -4,6 +4,7 @@ mod compact;
 mod config;
 mod control;
 mod gc;
+mod init;
 mod operation;
 mod policy;
 mod printer;

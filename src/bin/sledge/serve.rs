@@ -1,6 +1,7 @@
 //! `sledge serve`: the registry.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{Configuration, Source};
 use crate::control::Control;
+use crate::init;
 use crate::operation::cannot_open;
 use crate::policy::{self, Policy, Standing};
 use crate::printer::{Failure, Printer};
@@ -56,9 +58,7 @@ async fn serve(settings: &Settings, printer: Printer) -> Result<(), Failure> {
     let shutdown = shutdown().map_err(|error| Failure::new("signals cannot be received", error))?;
     // The address before the data: who has mistyped it is not left with an empty folder.
     let listen = settings.listen.as_deref().unwrap_or("127.0.0.1:5000");
-    let cannot_listen = |error| cannot_listen(listen, error);
-    let listener = TcpListener::bind(listen).await.map_err(cannot_listen)?;
-    let address = listener.local_addr().map_err(cannot_listen)?;
+    let (listener, address) = listener(listen).await.map_err(|error| cannot_listen(listen, error))?;
     let data = settings.data.as_deref().unwrap_or(Path::new("./sledge-data"));
     let data = std::path::absolute(data)
         .map_err(|error| Failure::new(format!("folder {}", data.display()), error))?;
@@ -73,6 +73,7 @@ async fn serve(settings: &Settings, printer: Printer) -> Result<(), Failure> {
     let control = Control::listen(&data, store.clone(), standing.clone())
         .map_err(|error| Failure::new(format!("cannot listen for commands in {}", data.display()), error))?;
     let manner = if settings.is_read_only() { ", read-only" } else { "" };
+    init::ready();
     printer.note(format_args!("sledge listening on http://{address}, data in {}{manner}", data.display()));
     let interval = match settings.gc_interval {
         _ if settings.is_read_only() => Duration::ZERO,
@@ -102,6 +103,19 @@ fn log(settings: &Settings) -> Result<(), Failure> {
         LogFormat::Json => subscriber.json().try_init(),
     };
     set.map_err(|error| Failure::new("logs cannot be written", error.to_string()))
+}
+
+/// What is listened on, and its address: the socket that the init system passed goes before an address that was given.
+async fn listener(listen: &str) -> io::Result<(TcpListener, SocketAddr)> {
+    let listener = match init::listener()? {
+        Some(passed) => {
+            passed.set_nonblocking(true)?;
+            TcpListener::from_std(passed)?
+        }
+        None => TcpListener::bind(listen).await?,
+    };
+    let address = listener.local_addr()?;
+    Ok((listener, address))
 }
 
 /// The store that is served.
@@ -174,6 +188,7 @@ fn shutdown() -> io::Result<impl Future<Output = ()>> {
     Ok(async move {
         let number = either(&mut interrupt, &mut terminate).await;
         let signal = if number == SignalKind::interrupt().as_raw_value() { "SIGINT" } else { "SIGTERM" };
+        init::stopping();
         tracing::info!(
             signal,
             "shutting down: requests in flight are finished first, a second signal ends them"
