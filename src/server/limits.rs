@@ -68,10 +68,13 @@ impl Limits {
     }
 }
 
-/// So many places for each client; 0 for any number. Clients that hold none are not known.
+/// How many places each client has. Clients that have none are not known.
+type Held = Arc<Mutex<HashMap<Client, usize>>>;
+
+/// So many places for each client; 0 for any number.
 struct Shares {
     most: usize,
-    held: Arc<Mutex<HashMap<Client, usize>>>,
+    held: Held,
 }
 
 impl Shares {
@@ -94,7 +97,7 @@ impl Shares {
 }
 
 /// A place that is held.
-pub(super) struct Share(Option<(Client, Arc<Mutex<HashMap<Client, usize>>>)>);
+pub(super) struct Share(Option<(Client, Held)>);
 
 impl Drop for Share {
     fn drop(&mut self) {
