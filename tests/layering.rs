@@ -28,7 +28,7 @@ const AT_THE_ROOT: [(&str, &str); 3] =
     [("Error", "error::Error"), ("ErrorCode", "error::ErrorCode"), ("Result", "error::Result")];
 
 /// The modules that alone may name a crate. Crates that are not listed may be named anywhere.
-const CRATES: [(&str, &[&str]); 21] = [
+const CRATES: &[(&str, &[&str])] = &[
     ("bincode", &["store::sled"]),
     ("crc32fast", &["store::sled"]),
     ("crossbeam", &["store::sled"]),
@@ -41,7 +41,11 @@ const CRATES: [(&str, &[&str]); 21] = [
     ("http_body_util", &["server"]),
     ("hyper", &["server"]),
     ("hyper_util", &["server"]),
+    ("prometheus_client", &["server"]),
+    ("rustls", &["server"]),
     ("tokio", &["server", "bin"]),
+    ("tokio_rustls", &["server"]),
+    ("x509_cert", &["server"]),
     ("clap", &["bin"]),
     ("humantime", &["bin"]),
     ("listenfd", &["bin"]),

@@ -10,6 +10,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
+use super::metrics::Metrics;
 use crate::error::Error;
 use crate::wire::Refusal;
 
@@ -26,11 +27,12 @@ pub(super) struct Arriving {
     silence: Duration,
     /// Whether the client sends, or waits until it is asked to.
     sending: bool,
+    metrics: Metrics,
 }
 
 impl Arriving {
-    pub(super) fn new(body: Incoming, headers: &HeaderMap, silence: Duration) -> Self {
-        Self { body, silence, sending: !headers.contains_key(EXPECT) }
+    pub(super) fn new(body: Incoming, headers: &HeaderMap, silence: Duration, metrics: Metrics) -> Self {
+        Self { body, silence, sending: !headers.contains_key(EXPECT), metrics }
     }
 
     /// Its length in bytes, where that is known. A longer or shorter one does not arrive.
@@ -49,6 +51,7 @@ impl Arriving {
                 Ok(Some(Ok(frame))) => {
                     // What is no data are trailers, which mean nothing here.
                     if let Ok(bytes) = frame.into_data() {
+                        self.metrics.received(bytes.len() as u64);
                         return Ok(Some(bytes));
                     }
                 }
@@ -90,7 +93,9 @@ impl Arriving {
         tokio::spawn(timeout(UNWANTED_TIME, async move {
             let mut size = 0;
             while let Some(Ok(frame)) = self.body.frame().await {
-                size += frame.data_ref().map_or(0, |bytes| bytes.len() as u64);
+                let bytes = frame.data_ref().map_or(0, |bytes| bytes.len() as u64);
+                self.metrics.received(bytes);
+                size += bytes;
                 if size > UNWANTED {
                     return;
                 }

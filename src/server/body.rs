@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use tokio::task::{JoinHandle, spawn_blocking};
 
+use super::metrics::Metrics;
 use super::patience;
 use crate::store::{Check, Content, View};
 
@@ -17,14 +18,30 @@ const VIEW_PIECE: u64 = 1 << 20;
 /// The piece that is read and sent at once where there is no view, in bytes: over HTTP/2 each of a connection's streams can hold
 /// a few of them.
 const READ_PIECE: u64 = 64 << 10;
-/// The piece that is read, looked at and sent at once over HTTP/1.1, in bytes: larger ones are a third faster, and a client that is
-/// slow holds two of them.
-const CHECKED_PIECE: u64 = 256 << 10;
+/// The piece that is read, looked at or encrypted, and sent at once over HTTP/1.1, in bytes: larger ones are a third faster, and a
+/// client that is slow holds two of them.
+const LARGE_PIECE: u64 = 256 << 10;
 /// The piece of what is in memory as a whole that is sent at once over HTTP/2, in bytes.
 const WHOLE_PIECE: usize = 64 << 10;
 
 /// The body of an answer, whose length is always known.
-pub(super) struct Body(Kind);
+pub(super) struct Body {
+    kind: Kind,
+    /// Where what is handed out is counted.
+    metrics: Option<Metrics>,
+}
+
+/// How a blob's bytes come to the client.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// The kernel reads them from the store's own view of it, which this program never touches.
+    Kernel,
+    /// This program reads them, in large pieces: to look at them, or to encrypt them. A view is of no use there: a page of it
+    /// that had to be read again from a bad disk would kill the process, where a read fails.
+    Program,
+    /// The same in small pieces, of which a connection's streams hold many.
+    Streams,
+}
 
 enum Kind {
     Whole(Bytes),
@@ -32,22 +49,31 @@ enum Kind {
 }
 
 impl Body {
+    const fn of(kind: Kind) -> Self {
+        Self { kind, metrics: None }
+    }
+
+    /// Counts what is handed out.
+    pub(super) fn counted(mut self, metrics: Metrics) -> Self {
+        self.metrics = Some(metrics);
+        self
+    }
+
     pub(super) const fn empty() -> Self {
-        Self(Kind::Whole(Bytes::new()))
+        Self::of(Kind::Whole(Bytes::new()))
     }
 
     pub(super) const fn whole(bytes: Bytes) -> Self {
-        Self(Kind::Whole(bytes))
+        Self::of(Kind::Whole(bytes))
     }
 
-    /// A part of a blob, read piece by piece. `by_view` allows the kernel to read from the store's own view of it: not where the
-    /// bytes are to be looked at here, as all of a blob is. If they are bad, the answer is broken off before its last piece, so
-    /// that nobody takes it for the whole.
-    pub(super) fn content(content: Arc<dyn Content>, start: u64, length: u64, by_view: bool) -> Self {
+    /// A part of a blob, read piece by piece, and by the kernel only where the bytes are not to be looked at here, as all of a
+    /// blob is. If they are bad, the answer is broken off before its last piece, so that nobody takes it for the whole.
+    pub(super) fn content(content: Arc<dyn Content>, start: u64, length: u64, way: Way) -> Self {
         let whole = start == 0 && length == content.len();
         let check = if whole && length > 0 { content.check() } else { None };
-        let piece = if by_view { CHECKED_PIECE } else { READ_PIECE };
-        let view = if by_view && check.is_none() { content.view() } else { None };
+        let piece = if way == Way::Streams { READ_PIECE } else { LARGE_PIECE };
+        let view = if way == Way::Kernel && check.is_none() { content.view() } else { None };
         // A view that ends early would be cut as if the blob ended there.
         let view = view.filter(|view| start + length <= view.as_ref().len() as u64);
         let source = match view {
@@ -56,12 +82,12 @@ impl Body {
         };
         let end = start + length;
         // Nothing is read before somebody asks.
-        Self(Kind::Pieces(Pieces { source, check, position: start, end, left: length, ahead: None }))
+        Self::of(Kind::Pieces(Pieces { source, check, position: start, end, left: length, ahead: None }))
     }
 
     /// How many bytes are left.
     pub(super) const fn left(&self) -> u64 {
-        match &self.0 {
+        match &self.kind {
             Kind::Whole(bytes) => bytes.len() as u64,
             Kind::Pieces(pieces) => pieces.left,
         }
@@ -164,7 +190,8 @@ impl http_body::Body for Body {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         patience::took();
-        let piece = match &mut self.get_mut().0 {
+        let this = self.get_mut();
+        let piece = match &mut this.kind {
             Kind::Whole(bytes) if bytes.is_empty() => None,
             // Copied, so that a piece that nobody takes does not hold the whole.
             Kind::Whole(bytes) if bytes.len() > WHOLE_PIECE && patience::in_stream() => {
@@ -175,6 +202,9 @@ impl http_body::Body for Body {
         };
         if piece.is_some() {
             patience::handed_out();
+        }
+        if let (Some(metrics), Some(Ok(bytes))) = (&this.metrics, &piece) {
+            metrics.sent(bytes.len() as u64);
         }
         Poll::Ready(piece.map(|piece| piece.map(Frame::data)))
     }
@@ -257,7 +287,7 @@ mod tests {
                 for length in
                     [0, 1, read - 1, read, read + 1, view - 1, view, view + 1, 2 * view, total - start]
                 {
-                    let body = Body::content(Arc::clone(&content), start as u64, length as u64, true);
+                    let body = Body::content(Arc::clone(&content), start as u64, length as u64, Way::Kernel);
                     assert_eq!(body.left(), length as u64);
                     let bytes = body.collect().await.unwrap().to_bytes();
                     assert_eq!(bytes.len(), length);
@@ -270,7 +300,7 @@ mod tests {
     #[tokio::test]
     async fn what_cannot_be_read_is_an_error_and_not_the_end() {
         for viewed in [true, false] {
-            let mut body = Body::content(counting(3 << 20, viewed, Some(2 << 20)), 0, 3 << 20, true);
+            let mut body = Body::content(counting(3 << 20, viewed, Some(2 << 20)), 0, 3 << 20, Way::Kernel);
             let mut received = 0;
             let error = loop {
                 match body.frame().await {

@@ -3,80 +3,36 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::bridge::Heavy;
+use super::door::Door;
+use super::limits::{Client, Limits};
+use super::metrics::{Limit, Metrics};
+use super::options::ServerOptions;
 use super::patience::Streams;
 use super::route::{self, Peer, Service};
 use super::stall::Stalling;
+use super::tls::{Secure, Tls};
 use crate::store::Store;
-
-/// How long nothing is accepted after the system had no descriptor or memory for a connection.
-const BREATHER: Duration = Duration::from_millis(100);
 
 /// How many requests of one HTTP/2 connection are in flight, each of which can hold a blob's file open.
 const STREAMS: u32 = 32;
 /// How much of an answer HTTP/2 keeps until the client takes it, in bytes.
 const SEND_BUFFER: usize = 128 << 10;
-
-/// How a [`Server`] treats its clients.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub struct ServerOptions {
-    drain_limit: Duration,
-    header_limit: Duration,
-    pub(super) silence_limit: Duration,
-}
-
-impl ServerOptions {
-    /// The defaults.
-    pub const fn new() -> Self {
-        Self {
-            drain_limit: Duration::from_secs(30),
-            header_limit: Duration::from_secs(60),
-            silence_limit: Duration::from_secs(120),
-        }
-    }
-
-    /// How long requests in flight may take after the server was told to shut down; 30 s by default. What is not answered by then is
-    /// broken off, and its uploads are suspended.
-    pub const fn drain_limit(mut self, limit: Duration) -> Self {
-        self.drain_limit = limit;
-        self
-    }
-
-    /// How long a client may take to send a request's head, also the first one of a connection and the next one of a
-    /// connection that is kept alive; 60 s by default.
-    pub const fn header_limit(mut self, limit: Duration) -> Self {
-        self.header_limit = limit;
-        self
-    }
-
-    /// How long a client may send nothing in the middle of a request's body, and how long it may read nothing of an answer; 120 s
-    /// by default. An upload is then suspended, as if the connection had been cut, and an answer is broken off: over HTTP/2 that one
-    /// stream is reset.
-    pub const fn silence_limit(mut self, limit: Duration) -> Self {
-        self.silence_limit = limit;
-        self
-    }
-}
-
-impl Default for ServerOptions {
-    fn default() -> Self {
-        Self::new()
-    }
-}
 
 /// A registry over a store.
 ///
@@ -85,11 +41,14 @@ impl Default for ServerOptions {
 pub struct Server {
     store: Arc<dyn Store>,
     options: ServerOptions,
+    tls: Option<Tls>,
+    metrics: Metrics,
 }
 
 impl std::fmt::Debug for Server {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Server").field("options", &self.options).finish_non_exhaustive()
+        let mut debug = f.debug_struct("Server");
+        debug.field("options", &self.options).field("tls", &self.tls).finish_non_exhaustive()
     }
 }
 
@@ -97,7 +56,21 @@ impl Server {
     /// A server of this store. Several can share one.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, options: ServerOptions) -> Self {
-        Self { store, options }
+        Self { store, options, tls: None, metrics: Metrics::new() }
+    }
+
+    /// Speaks TLS alone. By default there is none.
+    #[must_use]
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// Records into these metrics. Several servers can share them.
+    #[must_use]
+    pub fn metrics(mut self, metrics: Metrics) -> Self {
+        self.metrics = metrics;
+        self
     }
 
     /// Serves connections until `shutdown` resolves; then takes no more, and returns when the requests in flight are answered or
@@ -107,34 +80,50 @@ impl Server {
     /// When the listener is no listener. Failures of single connections, and of the system to take more of them, are
     /// logged and survived.
     pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> io::Result<()> {
-        listener.local_addr()?;
+        let door = Door::new(listener, self.options.connections)?;
         let graceful = GracefulShutdown::new();
+        let (stop, stopping) = watch::channel(false);
         let mut connections = JoinSet::new();
-        let builder = self.builder();
-        let service = Arc::new(Service { store: self.store, heavy: Heavy::new(), options: self.options });
+        let shared = Shared {
+            builder: self.builder(),
+            tls: self.tls,
+            service: Arc::new(Service {
+                store: self.store,
+                heavy: Heavy::new(),
+                limits: Limits::new(&self.options),
+                metrics: self.metrics.clone(),
+                options: self.options,
+            }),
+        };
+        let serving = self.metrics.serving();
         let mut shutdown = pin!(shutdown);
-        loop {
-            tokio::select! {
-                biased;
-                () = &mut shutdown => break,
-                Some(_) = connections.join_next() => {}
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, address)) => {
-                        let (service, watcher) = (Arc::clone(&service), graceful.watcher());
-                        connections.spawn(connection(builder.clone(), stream, Peer { address }, watcher, service));
+        {
+            let mut accepting = pin!(door.next());
+            loop {
+                tokio::select! {
+                    biased;
+                    () = &mut shutdown => break,
+                    Some(_) = connections.join_next() => {}
+                    (stream, address, place) = &mut accepting => {
+                        accepting.set(door.next());
+                        let Some(share) = shared.service.limits.connection(Client::from(address.ip())) else {
+                            self.metrics.refused(Limit::Connections);
+                            continue;
+                        };
+                        let counted = self.metrics.connection();
+                        let (watcher, stopping) = (graceful.watcher(), stopping.clone());
+                        let connection = shared.clone().connection(stream, address, watcher, stopping);
+                        connections.spawn(async move {
+                            connection.await;
+                            drop((place, share, counted));
+                        });
                     }
-                    Err(error) if is_the_client_s(&error) => {}
-                    Err(error) => {
-                        tracing::error!(%error, "no connection can be taken");
-                        tokio::select! {
-                            () = &mut shutdown => break,
-                            () = sleep(BREATHER) => {}
-                        }
-                    }
-                },
+                }
             }
         }
-        drop(listener);
+        serving.stops();
+        drop(door);
+        stop.send_replace(true);
         if timeout(self.options.drain_limit, graceful.shutdown()).await.is_err() {
             tracing::warn!(connections = connections.len(), "requests in flight are broken off");
         }
@@ -143,65 +132,95 @@ impl Server {
     }
 
     fn builder(&self) -> auto::Builder<Streams> {
+        let header_bytes = self.options.header_bytes;
         let mut builder = auto::Builder::new(Streams { limit: self.options.silence_limit });
         builder
             .http1()
             .timer(TokioTimer::new())
             .header_read_timeout(self.options.header_limit)
+            .max_buf_size(usize::try_from(header_bytes).unwrap_or(usize::MAX))
             // Frames go to the kernel as they are: what a store maps into memory is never copied by this program.
             .writev(true);
         builder
             .http2()
             .timer(TokioTimer::new())
             .keep_alive_interval(self.options.header_limit)
+            .max_header_list_size(header_bytes)
             .max_concurrent_streams(STREAMS)
             .max_send_buf_size(SEND_BUFFER);
         builder
     }
 }
 
-async fn connection(
+/// What all connections have.
+#[derive(Clone)]
+struct Shared {
     builder: auto::Builder<Streams>,
-    stream: TcpStream,
-    peer: Peer,
-    watcher: Watcher,
+    tls: Option<Tls>,
     service: Arc<Service>,
-) {
-    let options = service.options;
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "small answers will be late");
-    }
-    let began = Arc::new(AtomicBool::new(false));
-    let service = {
-        let began = Arc::clone(&began);
-        service_fn(move |request| {
-            began.store(true, Ordering::Relaxed);
-            let service = Arc::clone(&service);
-            async move { Ok::<_, Infallible>(route::answer(&service, &peer, request).await) }
-        })
-    };
-    let serving = builder
-        .serve_connection(Stalling::new(TokioIo::new(stream), options.silence_limit), service)
-        .into_owned();
-    let mut serving = pin!(watcher.watch(serving));
-    // HTTP's own time limits begin when it is known which version is spoken; who never says so is let go here.
-    let served = match timeout(options.header_limit, serving.as_mut()).await {
-        Ok(served) => served,
-        Err(_) if began.load(Ordering::Relaxed) => serving.await,
-        Err(_) => return,
-    };
-    if let Err(error) = served {
-        tracing::debug!(%error, "a connection broke off");
-    }
 }
 
-/// Whether a connection was lost before it could be taken, which says nothing of the next one.
-fn is_the_client_s(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::ConnectionRefused
-            | io::ErrorKind::Interrupted
-    )
+impl Shared {
+    async fn connection(
+        self,
+        stream: TcpStream,
+        address: SocketAddr,
+        watcher: Watcher,
+        mut stopping: watch::Receiver<bool>,
+    ) {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "small answers will be late");
+        }
+        let silence_limit = self.service.options.silence_limit;
+        let Some(tls) = &self.tls else {
+            let peer = Peer { address, encrypted: false, certificate: None };
+            return self.http(Stalling::new(stream, silence_limit), peer, watcher).await;
+        };
+        // Nobody waits for a handshake when the server stops: there is no request in flight.
+        let secured = tokio::select! {
+            biased;
+            _ = stopping.wait_for(|stopping| *stopping) => return,
+            secured = timeout(self.service.options.header_limit, tls.accept(stream, silence_limit)) => secured,
+        };
+        match secured {
+            Ok(Ok(Some(Secure { stream, certificate }))) => {
+                self.http(stream, Peer { address, encrypted: true, certificate }, watcher).await;
+            }
+            Ok(Ok(None)) => {
+                self.service.metrics.handshake_failed();
+                tracing::debug!(client = %address, "a client spoke without TLS");
+            }
+            Ok(Err(error)) => {
+                self.service.metrics.handshake_failed();
+                tracing::debug!(client = %address, %error, "no TLS with a client");
+            }
+            Err(_) => self.service.metrics.handshake_failed(),
+        }
+    }
+
+    async fn http<T>(&self, stream: T, peer: Peer, watcher: Watcher)
+    where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let began = Arc::new(AtomicBool::new(false));
+        let service = {
+            let (began, service, peer) = (Arc::clone(&began), Arc::clone(&self.service), Arc::new(peer));
+            service_fn(move |request| {
+                began.store(true, Ordering::Relaxed);
+                let (service, peer) = (Arc::clone(&service), Arc::clone(&peer));
+                async move { Ok::<_, Infallible>(route::answer(&service, &peer, request).await) }
+            })
+        };
+        let serving = self.builder.serve_connection(TokioIo::new(stream), service).into_owned();
+        let mut serving = pin!(watcher.watch(serving));
+        // HTTP's own time limits begin when it is known which version is spoken; who never says so is let go here.
+        let served = match timeout(self.service.options.header_limit, serving.as_mut()).await {
+            Ok(served) => served,
+            Err(_) if began.load(Ordering::Relaxed) => serving.await,
+            Err(_) => return,
+        };
+        if let Err(error) = served {
+            tracing::debug!(%error, "a connection broke off");
+        }
+    }
 }

@@ -9,7 +9,7 @@ use http::header::{
 use http::request::Parts;
 use http::{Response, StatusCode, Version};
 
-use super::body::{self, Body};
+use super::body::{self, Body, Way};
 use super::bridge::blocking;
 use super::reply::{CONTENT_DIGEST, Reply, etag, has_already, only};
 use crate::error::Error;
@@ -35,6 +35,7 @@ pub(super) async fn blob(
     repository: RepositoryName,
     digest: Digest,
     parts: &Parts,
+    is_encrypted: bool,
 ) -> Result<Response<Body>, Refusal> {
     let store = Arc::clone(store);
     let known = has_already(&parts.headers, &digest);
@@ -64,8 +65,15 @@ pub(super) async fn blob(
     let body = match opened {
         Opened::Known => return Ok(not_modified(&digest)),
         Opened::Small(bytes) => Body::whole(bytes),
-        // HTTP/2 looks at what it sends; HTTP/1.1 lets the kernel read it.
-        Opened::Large(content) => Body::content(content, start, length, parts.version < Version::HTTP_2),
+        Opened::Large(content) => {
+            let way = match parts.version {
+                // HTTP/2 looks at what it sends; HTTP/1.1 lets the kernel read it, but TLS has to encrypt it.
+                Version::HTTP_2 => Way::Streams,
+                _ if is_encrypted => Way::Program,
+                _ => Way::Kernel,
+            };
+            Body::content(content, start, length, way)
+        }
     };
     Ok(match range {
         ByteRange::Whole => blob_reply(StatusCode::OK, &digest).body(body),

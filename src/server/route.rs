@@ -4,15 +4,18 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::{CONTENT_LENGTH, HOST};
+use http::header::{CONTENT_LENGTH, HOST, HeaderName};
 use http::request::Parts;
-use http::{HeaderValue, Method, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
 use hyper::body::Incoming;
+use uuid::Uuid;
 
 use super::arriving::Arriving;
 use super::body::Body;
 use super::bridge::Heavy;
-use super::listen::ServerOptions;
+use super::limits::{Client, Limits, Share};
+use super::metrics::{self, Counted, Limit, Metrics};
+use super::options::ServerOptions;
 use super::push::Sent;
 use super::reply::{API_VERSION, Reply};
 use super::{discover, manage, pull, push};
@@ -22,18 +25,35 @@ use crate::wire::{ErrorAnswer, Refusal, Request};
 
 /// How much of a path is logged, in characters.
 const LOGGED_PATH: usize = 512;
+/// What a request is called, by its client or here.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The longest name that a client may give it, in bytes.
+const LONGEST_ID: usize = 128;
 
 /// What all connections of a server share.
 pub(super) struct Service {
     pub(super) store: Arc<dyn Store>,
     pub(super) heavy: Heavy,
+    pub(super) limits: Limits,
+    pub(super) metrics: Metrics,
     pub(super) options: ServerOptions,
 }
 
 /// The other end of a connection.
-#[derive(Clone, Copy)]
 pub(super) struct Peer {
     pub(super) address: SocketAddr,
+    /// Whether TLS is spoken.
+    pub(super) encrypted: bool,
+    /// Whom the client's certificate names, if it has shown one: an authority that clients are to have has signed it.
+    pub(super) certificate: Option<Arc<str>>,
+}
+
+/// What is known of a request from its head, also where it is none.
+struct Asked<'a> {
+    parts: &'a Parts,
+    peer: &'a Peer,
+    id: HeaderValue,
+    endpoint: &'static str,
 }
 
 /// Answers one request, whatever it is.
@@ -44,8 +64,10 @@ pub(super) async fn answer(
 ) -> Response<Body> {
     let began = Instant::now();
     let (parts, body) = request.into_parts();
-    let mut body = Arriving::new(body, &parts.headers, service.options.silence_limit);
-    let (refusal, mut response) = match dispatch(service, &parts, &mut body).await {
+    let metrics = service.metrics.clone();
+    let mut body = Arriving::new(body, &parts.headers, service.options.silence_limit, metrics);
+    let mut asked = Asked { parts: &parts, peer, id: id(&parts.headers), endpoint: metrics::NO_ENDPOINT };
+    let (refusal, mut response) = match dispatch(service, &mut asked, &mut body).await {
         Ok(response) => (None, response),
         Err(refusal) => {
             let response = Reply::from(ErrorAnswer::from(&refusal)).done();
@@ -63,21 +85,65 @@ pub(super) async fn answer(
         *response.body_mut() = Body::empty();
     }
     response.headers_mut().insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
-    log(peer, &parts, response.status(), response.body().left(), began.elapsed(), refusal.as_ref());
-    response
+    response.headers_mut().insert(REQUEST_ID, asked.id.clone());
+    let took = began.elapsed();
+    service.metrics.answered(&parts.method, asked.endpoint, response.status(), took);
+    log(&asked, response.status(), response.body().left(), took, refusal.as_ref());
+    response.map(|body| body.counted(service.metrics.clone()))
 }
 
-async fn dispatch(service: &Service, parts: &Parts, body: &mut Arriving) -> Result<Response<Body>, Refusal> {
+/// The name that the client has given its request, if it is one that can stand in a log; otherwise a new one.
+fn id(headers: &HeaderMap) -> HeaderValue {
+    let given = headers.get_all(REQUEST_ID).iter().next();
+    let is_sane = |id: &&HeaderValue| {
+        (1..=LONGEST_ID).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
+    };
+    given.filter(is_sane).cloned().unwrap_or_else(|| {
+        let id = Uuid::new_v4().simple().to_string();
+        HeaderValue::try_from(id).unwrap_or(HeaderValue::from_static("-"))
+    })
+}
+
+/// What a request that brings content holds while it goes on.
+fn upload(service: &Service, peer: &Peer, body: &Arriving) -> Result<Option<(Share, Counted)>, Refusal> {
+    if body.declared() == Some(0) {
+        return Ok(None);
+    }
+    let share = service.limits.upload(Client::from(peer.address.ip())).inspect_err(|_| {
+        service.metrics.refused(Limit::Uploads);
+    })?;
+    Ok(Some((share, service.metrics.upload())))
+}
+
+async fn dispatch(
+    service: &Service,
+    asked: &mut Asked<'_>,
+    body: &mut Arriving,
+) -> Result<Response<Body>, Refusal> {
     let Service { store, heavy, .. } = service;
+    let (parts, peer) = (asked.parts, asked.peer);
+    service.limits.request(Client::from(peer.address.ip())).inspect_err(|_| {
+        service.metrics.refused(Limit::Requests);
+    })?;
     // RFC 9112, 3.2.
     if parts.version == Version::HTTP_11 && parts.headers.get_all(HOST).iter().count() != 1 {
         return Err(Error::RequestInvalid("a request has one Host header".to_owned()).into());
     }
     let request = Request::parse(&parts.method, parts.uri.path(), parts.uri.query())?;
+    asked.endpoint = metrics::endpoint(&request);
+    let _held = match &request {
+        Request::UploadWhole { .. }
+        | Request::UploadChunk { .. }
+        | Request::UploadFinish { .. }
+        | Request::ManifestPut { .. } => upload(service, peer, body)?,
+        _ => None,
+    };
     let sent = Sent { headers: &parts.headers, body };
     match request {
         Request::Version => Ok(discover::version()),
-        Request::BlobGet { repository, digest } => pull::blob(store, repository, digest, parts).await,
+        Request::BlobGet { repository, digest } => {
+            pull::blob(store, repository, digest, parts, peer.encrypted).await
+        }
         Request::BlobHead { repository, digest } => pull::blob_head(store, repository, digest, parts).await,
         Request::BlobDelete { repository, digest } => manage::delete_blob(store, repository, digest).await,
         Request::ManifestGet { repository, reference } => {
@@ -109,28 +175,24 @@ async fn dispatch(service: &Service, parts: &Parts, body: &mut Arriving) -> Resu
     }
 }
 
-fn log(
-    peer: &Peer,
-    parts: &Parts,
-    status: StatusCode,
-    bytes: u64,
-    took: Duration,
-    refusal: Option<&Refusal>,
-) {
-    let client = peer.address;
-    let method = &parts.method;
+fn log(asked: &Asked<'_>, status: StatusCode, bytes: u64, took: Duration, refusal: Option<&Refusal>) {
+    let Asked { parts, peer, id, .. } = asked;
+    let (client, certificate) = (peer.address, peer.certificate.as_deref());
+    let (id, method) = (String::from_utf8_lossy(id.as_bytes()), &parts.method);
     let path: String = parts.uri.path().chars().take(LOGGED_PATH).collect();
     let (status, micros) = (status.as_u16(), u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+    // The level has to be known where it stands.
+    macro_rules! say {
+        ($level:ident $(, $error:ident)?) => {
+            tracing::$level!(%id, %client, certificate, %method, path, status, bytes, micros, $(%$error,)? "request")
+        };
+    }
     match refusal {
-        Some(error) if status >= 500 => {
-            tracing::error!(%client, %method, path, status, bytes, micros, %error, "request");
-        }
-        // Asking for what is not there is how a push begins.
-        Some(error) if status == 404 && method.is_safe() => {
-            tracing::debug!(%client, %method, path, status, bytes, micros, %error, "request");
-        }
-        Some(error) => tracing::info!(%client, %method, path, status, bytes, micros, %error, "request"),
-        None if method.is_safe() => tracing::debug!(%client, %method, path, status, bytes, micros, "request"),
-        None => tracing::info!(%client, %method, path, status, bytes, micros, "request"),
+        Some(error) if status >= 500 => say!(error, error),
+        // Asking for what is not there is how a push begins; and who asks too much is not to fill the log as well.
+        Some(error) if status == 404 && method.is_safe() || status == 429 => say!(debug, error),
+        Some(error) => say!(info, error),
+        None if method.is_safe() => say!(debug),
+        None => say!(info),
     }
 }

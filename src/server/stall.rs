@@ -6,11 +6,14 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hyper::rt::{Read, ReadBufCursor, Write};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
 /// A connection that fails when it could not write for too long: TCP alone waits for ever for a client that is there and
 /// does not read.
+///
+/// It stands below TLS, not above: TLS takes in what it has no room to send on, and a flush that waits would look like a
+/// client that takes nothing, however steadily it does.
 pub(super) struct Stalling<T> {
     inner: T,
     limit: Duration,
@@ -34,17 +37,17 @@ impl<T> Stalling<T> {
     }
 }
 
-impl<T: Read + Unpin> Read for Stalling<T> {
+impl<T: AsyncRead + Unpin> AsyncRead for Stalling<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        into: ReadBufCursor<'_>,
+        into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_read(cx, into)
     }
 }
 
-impl<T: Write + Unpin> Write for Stalling<T> {
+impl<T: AsyncWrite + Unpin> AsyncWrite for Stalling<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.inner).poll_write(cx, bytes);
         self.watch(written, cx)

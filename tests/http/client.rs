@@ -1,10 +1,31 @@
 //! As much HTTP/1.1 as it takes to see what the server really sends.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::time::Duration;
 
-pub(crate) struct Client(BufReader<TcpStream>);
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
+use tokio::net::TcpSocket;
+
+pub(crate) struct Client(BufReader<Box<dyn Wire>>);
+
+/// A connection, with TLS or without it.
+pub(crate) trait Wire: Read + Write + Send {
+    fn socket(&self) -> &TcpStream;
+}
+
+impl Wire for TcpStream {
+    fn socket(&self) -> &TcpStream {
+        self
+    }
+}
+
+impl Wire for StreamOwned<ClientConnection, TcpStream> {
+    fn socket(&self) -> &TcpStream {
+        &self.sock
+    }
+}
 
 #[derive(Debug)]
 pub(crate) struct Answer {
@@ -15,13 +36,45 @@ pub(crate) struct Answer {
 
 impl Client {
     pub(crate) fn new(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).unwrap();
-        // A server that does not answer fails the test instead of stopping it.
-        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        stream.set_nodelay(true).unwrap();
-        Self(BufReader::new(stream))
+        Self::on(TcpStream::connect(address).unwrap())
     }
 
+    /// From another address of this machine than the others have.
+    pub(crate) fn from(host: [u8; 4], address: SocketAddr) -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        Self::on(runtime.block_on(async {
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.bind((host, 0).into()).unwrap();
+            let stream = socket.connect(address).await.unwrap().into_std().unwrap();
+            stream.set_nonblocking(false).unwrap();
+            stream
+        }))
+    }
+
+    fn on(stream: TcpStream) -> Self {
+        Self::over(Box::new(prepared(stream)))
+    }
+
+    /// With TLS.
+    pub(crate) fn secure(address: SocketAddr, config: Arc<ClientConfig>) -> Self {
+        let stream = prepared(TcpStream::connect(address).unwrap());
+        let connection = ClientConnection::new(config, "localhost".try_into().unwrap()).unwrap();
+        Self::over(Box::new(StreamOwned::new(connection, stream)))
+    }
+
+    fn over(wire: Box<dyn Wire>) -> Self {
+        Self(BufReader::new(wire))
+    }
+}
+
+fn prepared(stream: TcpStream) -> TcpStream {
+    // A server that does not answer fails the test instead of stopping it.
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream
+}
+
+impl Client {
     pub(crate) fn write(&mut self, bytes: impl AsRef<[u8]>) {
         self.0.get_mut().write_all(bytes.as_ref()).unwrap();
     }
@@ -127,7 +180,33 @@ impl Client {
 
     /// Says that nothing more will be sent.
     pub(crate) fn cut(&self) {
-        self.0.get_ref().shutdown(Shutdown::Both).unwrap();
+        self.0.get_ref().socket().shutdown(Shutdown::Both).unwrap();
+    }
+
+    /// Whether nothing has come so far.
+    pub(crate) fn is_waiting(&mut self) -> bool {
+        self.0.get_ref().socket().set_nonblocking(true).unwrap();
+        let came = self.0.fill_buf().map(<[u8]>::len);
+        self.0.get_ref().socket().set_nonblocking(false).unwrap();
+        came.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+    }
+
+    /// Sends a request, and reads its status where the server lets it come that far.
+    pub(crate) fn try_get(&mut self, path: &str) -> std::io::Result<u16> {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: registry\r\n\r\n");
+        self.0.get_mut().write_all(request.as_bytes())?;
+        self.status()
+    }
+
+    /// The status of an answer that may have nothing else, if there is one.
+    pub(crate) fn try_answer(&mut self) -> Option<u16> {
+        self.status().ok()
+    }
+
+    fn status(&mut self) -> std::io::Result<u16> {
+        let mut status = [0; 12];
+        self.0.read_exact(&mut status)?;
+        Ok(std::str::from_utf8(&status[9..]).unwrap().parse().unwrap())
     }
 
     /// Whether the server has closed the connection, and sent nothing more before.

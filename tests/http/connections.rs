@@ -137,7 +137,7 @@ pub(crate) fn request<B>(method: &str, path: &str, body: B) -> Request<B> {
     Request::builder().method(method).uri(format!("http://registry{path}")).body(body).unwrap()
 }
 
-async fn body(response: Response<Incoming>) -> Bytes {
+pub(crate) async fn body(response: Response<Incoming>) -> Bytes {
     response.into_body().collect().await.unwrap().to_bytes()
 }
 

@@ -47,11 +47,16 @@ pub(crate) struct Fixture {
 
 impl Fixture {
     pub(crate) fn new(store: Arc<dyn Store>, options: ServerOptions) -> Self {
+        let server = Server::new(Arc::clone(&store), options);
+        Self::serving(store, server)
+    }
+
+    /// Of a server of this store.
+    pub(crate) fn serving(store: Arc<dyn Store>, server: Server) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let (shutdown, told) = oneshot::channel();
-        let server = Server::new(Arc::clone(&store), options);
         let serving = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
             runtime.unwrap().block_on(async move {

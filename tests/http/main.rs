@@ -9,14 +9,18 @@
     reason = "a test stops at the first surprise, and says where it was"
 )]
 
+mod certificates;
 mod client;
 mod connections;
 mod damage;
 mod failures;
 mod fixture;
+mod limits;
 mod listings;
 mod manifests;
+mod monitor;
 mod offstage;
 mod pull;
 mod refusals;
+mod tls;
 mod uploads;

@@ -42,6 +42,12 @@ pub(crate) struct Seen {
     pub(crate) open: AtomicUsize,
     /// The disk is full for whoever commits.
     pub(crate) full: AtomicBool,
+    /// How many blobs were given out for the kernel to read.
+    pub(crate) views: AtomicUsize,
+    /// Who lists repositories waits for it.
+    pub(crate) listing: Mutex<()>,
+    /// How often that was begun.
+    pub(crate) listings: AtomicUsize,
 }
 
 /// The store, and the folder that it is in, which goes away after it.
@@ -182,6 +188,8 @@ impl Push for Offstage {
 impl Discover for Offstage {
     fn repositories(&self, after: Option<&RepositoryName>, limit: usize) -> Result<Page<RepositoryName>> {
         watch();
+        self.seen.listings.fetch_add(1, Ordering::SeqCst);
+        let _turn = self.seen.listing.lock().unwrap();
         self.store.repositories(after, limit)
     }
 
@@ -302,7 +310,9 @@ impl Content for Part {
     }
 
     fn view(&self) -> Option<View> {
-        self.content.view().map(|view| View::new(Arc::new(PartView(view))))
+        let view = self.content.view()?;
+        self.seen.views.fetch_add(1, Ordering::SeqCst);
+        Some(View::new(Arc::new(PartView(view))))
     }
 
     fn check(&self) -> Option<Box<dyn Check>> {
