@@ -45,6 +45,8 @@
 //! [OCI distribution]: https://github.com/opencontainers/distribution-spec
 //! [image]: https://github.com/opencontainers/image-spec
 
+#[cfg(feature = "server")]
+pub mod access;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod error;

@@ -9,7 +9,7 @@ mod paths;
 
 /// Each module with what it may name beside itself. A module's row covers the modules below it, except those that have
 /// a row of their own: to name those, they must be listed too. A longer path allows that one item.
-const LAYERS: [(&str, &[&str]); 10] = [
+const LAYERS: [(&str, &[&str]); 11] = [
     ("oci", &[]),
     ("error", &["oci", "store::MAX_TAGS_PER_PUSH"]),
     ("store", &["oci", "error"]),
@@ -20,7 +20,8 @@ const LAYERS: [(&str, &[&str]); 10] = [
     ("registry", &["store", "oci", "error", "store::sled"]),
     ("conformance", &["store", "oci", "error"]),
     ("wire", &["oci", "error"]),
-    ("server", &["wire", "store", "oci", "error"]),
+    ("access", &["wire", "oci", "error"]),
+    ("server", &["access", "wire", "store", "oci", "error"]),
 ];
 
 /// What the crate's root gives another name.
@@ -28,24 +29,27 @@ const AT_THE_ROOT: [(&str, &str); 3] =
     [("Error", "error::Error"), ("ErrorCode", "error::ErrorCode"), ("Result", "error::Result")];
 
 /// The modules that alone may name a crate. Crates that are not listed may be named anywhere.
-const CRATES: [(&str, &[&str]); 18] = [
+const CRATES: [(&str, &[&str]); 21] = [
     ("bincode", &["store::sled"]),
     ("crc32fast", &["store::sled"]),
     ("crossbeam", &["store::sled"]),
     ("memmap2", &["store::sled"]),
     ("rustix", &["store::sled"]),
     ("sled", &["store::sled"]),
+    ("base64", &["access"]),
+    ("bcrypt", &["access"]),
     ("form_urlencoded", &["wire"]),
     ("http", &["wire", "server"]),
     ("http_body", &["server"]),
     ("http_body_util", &["server"]),
     ("hyper", &["server"]),
     ("hyper_util", &["server"]),
+    ("ring", &["access"]),
     ("tokio", &["server", "bin"]),
     ("clap", &["bin"]),
     ("humantime", &["bin"]),
     ("parse_size", &["bin"]),
-    ("wildmatch", &["bin"]),
+    ("wildmatch", &["access", "bin"]),
     ("tracing_subscriber", &["bin"]),
 ];
 

@@ -16,10 +16,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use super::admission::Gate;
 use super::bridge::Heavy;
 use super::patience::Streams;
 use super::route::{self, Peer, Service};
 use super::stall::Stalling;
+use crate::access::CurrentAccess;
 use crate::store::Store;
 
 /// How long nothing is accepted after the system had no descriptor or memory for a connection.
@@ -84,6 +86,7 @@ impl Default for ServerOptions {
 /// (`max_blocking_threads`) is how many operations the store sees at once.
 pub struct Server {
     store: Arc<dyn Store>,
+    access: Option<Arc<CurrentAccess>>,
     options: ServerOptions,
 }
 
@@ -94,10 +97,17 @@ impl std::fmt::Debug for Server {
 }
 
 impl Server {
-    /// A server of this store. Several can share one.
+    /// A server of this store, with which everyone who reaches it may do everything. Several can share one.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, options: ServerOptions) -> Self {
-        Self { store, options }
+        Self { store, access: None, options }
+    }
+
+    /// Asks this who may do what. It can be replaced while the server runs.
+    #[must_use]
+    pub fn access(mut self, access: Arc<CurrentAccess>) -> Self {
+        self.access = Some(access);
+        self
     }
 
     /// Serves connections until `shutdown` resolves; then takes no more, and returns when the requests in flight are answered or
@@ -111,7 +121,13 @@ impl Server {
         let graceful = GracefulShutdown::new();
         let mut connections = JoinSet::new();
         let builder = self.builder();
-        let service = Arc::new(Service { store: self.store, heavy: Heavy::new(), options: self.options });
+        let service = Arc::new(Service {
+            store: self.store,
+            access: self.access,
+            gate: Gate::new(),
+            heavy: Heavy::new(),
+            options: self.options,
+        });
         let mut shutdown = pin!(shutdown);
         loop {
             tokio::select! {
@@ -121,7 +137,7 @@ impl Server {
                 accepted = listener.accept() => match accepted {
                     Ok((stream, address)) => {
                         let (service, watcher) = (Arc::clone(&service), graceful.watcher());
-                        connections.spawn(connection(builder.clone(), stream, Peer { address }, watcher, service));
+                        connections.spawn(connection(builder.clone(), stream, Peer { address, certificate: None }, watcher, service));
                     }
                     Err(error) if is_the_client_s(&error) => {}
                     Err(error) => {
@@ -176,7 +192,7 @@ async fn connection(
         let began = Arc::clone(&began);
         service_fn(move |request| {
             began.store(true, Ordering::Relaxed);
-            let service = Arc::clone(&service);
+            let (service, peer) = (Arc::clone(&service), peer.clone());
             async move { Ok::<_, Infallible>(route::answer(&service, &peer, request).await) }
         })
     };

@@ -4,6 +4,7 @@
 //! two. What a connection holds in memory is bounded: an upload by two batches of 1 MiB, a download by two pieces of 1 MiB, a
 //! manifest by its largest size; over HTTP/2, a stream's answer by 384 KiB and a manifest.
 
+mod admission;
 mod arriving;
 mod body;
 mod bridge;
@@ -16,5 +17,6 @@ mod push;
 mod reply;
 mod route;
 mod stall;
+mod token;
 
 pub use listen::{Server, ServerOptions};
