@@ -186,3 +186,98 @@ pub(super) fn check_url(url: &str) -> Result<(), AccessError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::credentials::Token;
+    use super::super::identity::Proof;
+    use super::super::policy::{Action, Who};
+    use super::*;
+
+    const LINE: &str = "alice:$2y$05$c4WoMPo3SXsafkva.HHa6uHpvoxC70gaYUuYyhzdpUSq9CHz/KcOS\n";
+
+    fn alice() -> Identity {
+        Identity::user_by(Arc::from("alice"), Proof::Password)
+    }
+
+    fn grant(endpoint: &TokenEndpoint, who: &Identity, scopes: &[&str], now: u64) -> String {
+        let policy = Policy::new()
+            .rule(Who::User("alice".into()), Actions::of(&[Action::Pull, Action::Push]), &["a/*"])
+            .unwrap()
+            .rule(Who::Anonymous, Actions::of(&[Action::Pull]), &["public"])
+            .unwrap();
+        let scopes: Vec<String> = scopes.iter().map(|scope| (*scope).to_owned()).collect();
+        let passwords = Passwords::parse(LINE.as_bytes()).unwrap();
+        let question = Question { service: Some("r"), scopes: &scopes };
+        endpoint.grant(&policy, Some(&passwords), who, &question, now).unwrap().token
+    }
+
+    fn identify(
+        endpoint: &TokenEndpoint,
+        token: &str,
+        file: &str,
+        now: u64,
+    ) -> Result<Identity, &'static str> {
+        let signed = Signed::read(&Token(token))?;
+        assert!(endpoint.made(&signed));
+        endpoint.identify(&signed, Some(&Passwords::parse(file.as_bytes()).unwrap()), now)
+    }
+
+    #[test]
+    fn a_token_is_good_for_what_was_asked_and_allowed_and_for_five_minutes() {
+        let endpoint = TokenEndpoint::new("https://r.example/", "r").unwrap();
+        assert_eq!(endpoint.realm(), "https://r.example/token");
+        let asked = [
+            "repository:a/b:pull,push,delete",
+            "repository:c:pull repository:public:*",
+            "registry:catalog:*",
+        ];
+        let given = |who: &Identity| -> Vec<Scope> {
+            let identity = identify(&endpoint, &grant(&endpoint, who, &asked, 1000), LINE, 1000).unwrap();
+            assert_eq!(identity.user(), who.user());
+            identity.scopes().unwrap().iter().cloned().collect()
+        };
+        let scopes =
+            |texts: &[&str]| -> Vec<Scope> { texts.iter().map(|text| Scope::parse(text).unwrap()).collect() };
+        let of_alice = scopes(&["repository:a/b:pull,push", "repository:public:pull", "registry:catalog:*"]);
+        assert_eq!(given(&alice()), of_alice);
+        assert_eq!(given(&Identity::anonymous()), scopes(&["repository:public:pull", "registry:catalog:*"]));
+
+        let token = grant(&endpoint, &alice(), &asked, 1000);
+        for (now, good) in [(969, false), (970, true), (1329, true), (1330, false)] {
+            assert_eq!(identify(&endpoint, &token, LINE, now).is_ok(), good, "{now}");
+        }
+        let other = TokenEndpoint::new("https://r.example", "r").unwrap();
+        assert!(!other.made(&Signed::read(&Token(&token)).unwrap()));
+        assert!(other.identify(&Signed::read(&Token(&token)).unwrap(), None, 1000).is_err());
+    }
+
+    #[test]
+    fn a_token_ends_with_the_password_that_it_was_given_for() {
+        let endpoint = TokenEndpoint::new("http://r", "r").unwrap();
+        let token = grant(&endpoint, &alice(), &[], 0);
+        assert!(identify(&endpoint, &token, LINE, 0).is_ok());
+        let changed = LINE.replace("KcOS", "KcOO");
+        for file in ["", &changed, &LINE.replace("alice", "bob")] {
+            assert!(identify(&endpoint, &token, file, 0).is_err(), "{file}");
+        }
+        // One that was given for a certificate does not hang on a password.
+        let token = grant(&endpoint, &Identity::user_by("alice".into(), Proof::Certificate), &[], 0);
+        assert!(identify(&endpoint, &token, "", 0).is_ok());
+    }
+
+    #[test]
+    fn what_is_asked_is_bounded_and_for_this_service() {
+        let endpoint = TokenEndpoint::new("http://r", "r").unwrap();
+        let grant = |service, scopes: &[String]| {
+            endpoint.grant(&Policy::users(), None, &alice(), &Question { service, scopes }, 0).is_ok()
+        };
+        let scope = "repository:a:pull ".to_owned();
+        assert!(grant(None, &[scope.repeat(scope::MOST)]));
+        assert!(!grant(None, &[scope.repeat(scope::MOST), scope]));
+        assert!(!grant(Some("other"), &[]));
+        assert!(!format!("{endpoint:?}").contains(&endpoint.0.key_id));
+    }
+}

@@ -202,3 +202,73 @@ impl fmt::Debug for KeySet {
         write!(f, "KeySet({} keys)", self.keys.len())
     }
 }
+
+/// Keys and tokens that another implementation made: Python's `cryptography`.
+#[cfg(test)]
+pub(super) fn vectors() -> Value {
+    serde_json::from_str(include_str!("vectors.json")).unwrap()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn parse(keys: &[Value]) -> Result<KeySet, AccessError> {
+        KeySet::parse(json!({ "keys": keys }).to_string().as_bytes())
+    }
+
+    #[test]
+    fn keys_of_three_kinds_are_read_and_others_are_passed_over() {
+        let vectors = vectors();
+        let good = vectors["jwks"]["keys"].as_array().unwrap();
+        assert_eq!(parse(good).unwrap().keys.len(), 3);
+        let with = |at: usize, member: &str, value: Value| {
+            let mut key = good[at].clone();
+            key[member] = value;
+            key
+        };
+        for other in [
+            json!({ "kty": "oct", "k": "c2VjcmV0" }),
+            json!({ "kty": "EC", "crv": "P-384", "x": "AA", "y": "AA" }),
+            json!({ "kty": "OKP", "crv": "X25519", "x": "AA" }),
+            with(0, "alg", json!("RS512")),
+            with(0, "alg", json!("HS256")),
+            with(0, "use", json!("enc")),
+            with(2, "alg", json!("none")),
+        ] {
+            assert_eq!(parse(&[other.clone(), good[1].clone()]).unwrap().keys.len(), 1, "{other}");
+            let error = parse(std::slice::from_ref(&other)).unwrap_err().to_string();
+            assert!(error.contains("no key of the set can be used"), "{other}: {error}");
+        }
+        for damaged in [
+            json!("x"),
+            json!({}),
+            with(0, "n", json!("!")),
+            with(0, "n", json!(null)),
+            with(0, "n", vectors["short_n"].clone()),
+            with(0, "e", json!("AAAA")),
+            with(1, "y", json!("AAAA")),
+            with(1, "x", json!(7)),
+            with(2, "x", json!("AAAA")),
+        ] {
+            let error = parse(&[good[0].clone(), damaged.clone()]).unwrap_err().to_string();
+            assert!(error.starts_with("key 2 of the set: "), "{damaged}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_key_set_is_told_without_what_is_in_it() {
+        let secret = "-----BEGIN PRIVATE KEY----- hunter2";
+        for text in [secret, "", "[]", "{}", "{\"keys\":{}}", "{\"keys\":[\"hunter2\"]}"] {
+            let error = KeySet::parse(text.as_bytes()).unwrap_err();
+            assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
+        }
+        assert!(KeySet::parse(&vec![b' '; LONGEST + 1]).is_err());
+        let many = vec![vectors()["jwks"]["keys"][2].clone(); MOST + 1];
+        assert!(parse(&many).unwrap_err().to_string().contains("at most 32"));
+        let error = KeySet::load("/nowhere/keys.json").unwrap_err().to_string();
+        assert!(error.starts_with("/nowhere/keys.json: cannot be read"), "{error}");
+    }
+}

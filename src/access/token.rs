@@ -203,3 +203,148 @@ pub(super) fn write(
     let signature = encode(sign(message.as_bytes()));
     Ok(format!("{message}.{signature}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::keys::vectors;
+    use super::super::policy::Action;
+    use super::*;
+
+    /// Between the vectors' `nbf` and `exp`.
+    const NOW: u64 = 1_500_000_000;
+
+    fn issuer(name: &str, service: &str) -> TokenIssuer {
+        let keys = KeySet::parse(vectors()["jwks"].to_string().as_bytes()).unwrap();
+        TokenIssuer::new(name, service, "https://auth.example/token", keys).unwrap()
+    }
+
+    fn identify(token: &str, now: u64) -> Result<Identity, &'static str> {
+        issuer("https://auth.example", "registry.example").identify(&Signed::read(&Token(token))?, now)
+    }
+
+    /// A token of the vectors with another header.
+    fn with_header(token: &str, header: &Value) -> String {
+        let (_, rest) = token.split_once('.').unwrap();
+        format!("{}.{rest}", URL_SAFE_NO_PAD.encode(header.to_string()))
+    }
+
+    #[test]
+    fn tokens_of_another_implementation_are_taken_while_they_are_good() {
+        let vectors = vectors();
+        for algorithm in ["RS256", "ES256", "EdDSA"] {
+            let token = vectors[algorithm].as_str().unwrap();
+            let identity = identify(token, NOW).unwrap();
+            assert_eq!(identity.user(), Some("alice"), "{algorithm}");
+            let scopes = identity.scopes().unwrap();
+            let name = "a/b".parse().unwrap();
+            assert!(scopes.allow(Action::Push, &name) && !scopes.allow(Action::Delete, &name));
+            for (now, taken) in [
+                (999_999_969, false),
+                (999_999_970, true),
+                (2_000_000_029, true),
+                (2_000_000_030, false),
+                (u64::MAX, false),
+                (0, false),
+            ] {
+                assert_eq!(identify(token, now).is_ok(), taken, "{algorithm} at {now}");
+            }
+            let signed = Signed::read(&Token(token)).unwrap();
+            for (name, service) in
+                [("https://other.example", "registry.example"), ("https://auth.example", "registry")]
+            {
+                assert!(issuer(name, service).identify(&signed, NOW).is_err(), "{name} {service}");
+            }
+            // One character of what was signed, or of the signature.
+            for at in [token.find('.').unwrap() + 5, token.len() - 5] {
+                let other = if token.as_bytes()[at] == b'A' { "B" } else { "A" };
+                let mut changed = token.to_owned();
+                changed.replace_range(at..=at, other);
+                assert!(identify(&changed, NOW).is_err(), "{algorithm} {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_serves_its_own_algorithm_alone() {
+        let vectors = vectors();
+        let token = vectors["RS256"].as_str().unwrap();
+        for header in [
+            json!({ "alg": "none" }),
+            json!({ "alg": "None", "kid": "rsa" }),
+            json!({ "alg": "HS256", "kid": "rsa" }),
+            json!({ "alg": "RS512", "kid": "rsa" }),
+            json!({ "alg": "EdDSA", "kid": "rsa" }),
+            json!({ "alg": "ES256", "kid": "rsa" }),
+            json!({ "alg": "RS256", "kid": "ec" }),
+            json!({ "alg": "RS256", "kid": "rsa", "crit": ["exp"] }),
+            json!({ "alg": ["RS256"] }),
+            json!({}),
+            json!([]),
+        ] {
+            assert!(identify(&with_header(token, &header), NOW).is_err(), "{header}");
+        }
+        for token in ["", ".", "..", "...", "a.b", "a.b.c", "!.!.!", &token[..token.rfind('.').unwrap() + 1]]
+        {
+            assert!(identify(token, NOW).is_err(), "{token}");
+        }
+        let unsigned =
+            format!("{}.{}.", URL_SAFE_NO_PAD.encode("{\"alg\":\"none\"}"), token.split('.').nth(1).unwrap());
+        assert!(identify(&unsigned, NOW).is_err());
+    }
+
+    /// A time of the wrong type is not the same as none.
+    #[test]
+    fn claims_of_the_wrong_type_make_a_token_none() {
+        let good = json!({ "iss": "i", "sub": "s", "aud": "a", "exp": 10, "nbf": 5.5, "access": [] });
+        let read = |member: &str, value: Value| {
+            let mut claims = good.clone();
+            match value {
+                Value::Null => drop(claims.as_object_mut().unwrap().remove(member)),
+                value => claims[member] = value,
+            }
+            serde_json::from_value::<Claims>(claims)
+        };
+        assert!(read("nbf", Value::Null).unwrap().check("i", "a", 0).is_ok());
+        assert!(read("sub", Value::Null).unwrap().identity().unwrap().user().is_none());
+        for (member, value) in [
+            ("exp", Value::Null),
+            ("exp", json!("10")),
+            ("exp", json!([10])),
+            ("nbf", json!("99999999999")),
+            ("nbf", json!({})),
+            ("iss", Value::Null),
+            ("aud", Value::Null),
+            ("aud", json!({ "a": 1 })),
+            ("access", json!("all")),
+            ("sub", json!(7)),
+        ] {
+            assert!(read(member, value.clone()).is_err(), "{member} {value}");
+        }
+        let entry = json!({ "type": "repository", "name": "a", "actions": ["pull"] });
+        let with = |count| read("access", Value::Array(vec![entry.clone(); count])).unwrap().identity();
+        assert!(with(scope::MOST).is_ok() && with(scope::MOST + 1).is_err());
+    }
+
+    #[test]
+    fn settings_that_could_leave_their_quotes_are_told() {
+        let keys = || KeySet::parse(vectors()["jwks"].to_string().as_bytes()).unwrap();
+        for (issuer, service, realm) in [
+            ("", "s", "https://a"),
+            ("i", "", "https://a"),
+            ("i", "a b", "https://a"),
+            ("i", "a\"b", "https://a"),
+            ("i", "s", "a"),
+            ("i", "s", "https://"),
+            ("i", "s", "https:///x"),
+            ("i", "s", "https://a\"b"),
+            ("i", "s", "https://u:p@a"),
+            ("i", "s", "https://a?x=y"),
+            ("i", "s", "ftp://a"),
+        ] {
+            let error = TokenIssuer::new(issuer, service, realm, keys()).unwrap_err();
+            assert!(matches!(error, AccessError::Setting(_)), "{issuer} {service} {realm}");
+        }
+    }
+}

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use sledge::access::CurrentAccess;
 use sledge::oci::Algorithm;
 use sledge::server::{Server, ServerOptions};
 use sledge::store::Store;
@@ -47,11 +48,21 @@ pub(crate) struct Fixture {
 
 impl Fixture {
     pub(crate) fn new(store: Arc<dyn Store>, options: ServerOptions) -> Self {
+        let server = Server::new(Arc::clone(&store), options);
+        Self::of(store, server)
+    }
+
+    /// One that asks who may do what.
+    pub(crate) fn guarded(store: Arc<dyn Store>, access: Arc<CurrentAccess>) -> Self {
+        let server = Server::new(Arc::clone(&store), ServerOptions::new()).access(access);
+        Self::of(store, server)
+    }
+
+    fn of(store: Arc<dyn Store>, server: Server) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let (shutdown, told) = oneshot::channel();
-        let server = Server::new(Arc::clone(&store), options);
         let serving = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
             runtime.unwrap().block_on(async move {

@@ -9,14 +9,17 @@
     reason = "a test stops at the first surprise, and says where it was"
 )]
 
+mod access;
 mod client;
 mod connections;
 mod damage;
 mod failures;
 mod fixture;
+mod guard;
 mod listings;
 mod manifests;
 mod offstage;
 mod pull;
 mod refusals;
+mod tokens;
 mod uploads;
