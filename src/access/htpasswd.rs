@@ -115,7 +115,7 @@ mod tests {
             (format!("alice:{HASH}{secret}"), "damaged"),
             (format!("alice:{HASH}:x"), "damaged"),
             (format!("alice:{}", HASH.replace("$05$", "$16$")), "more than 15"),
-            (format!("alice:{}", HASH.replace("$05$", "$99$")), "damaged"),
+            (format!("alice:{}", HASH.replace("$05$", "$99$")), "more than 15"),
             (secret.to_owned(), "no colon"),
             (format!(":{HASH}"), "name"),
             (format!("{}:{HASH}", "a".repeat(256)), "name"),
