@@ -63,6 +63,6 @@ pub use error::{Error, ErrorCode, Result};
 pub use registry::Registry;
 
 /// The README's example is compiled.
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "server"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn headers_are_read_or_are_wrong() {
-        let read = |headers: &[&'static str]| Credentials::read(headers.to_vec().into_iter().map(Some));
+        let read = |headers: &[&'static str]| Credentials::read(headers.iter().copied().map(Some));
         assert!(matches!(read(&[]), Credentials::None));
         for header in ["Basic YWxpY2U6d29uOmRlcg==", "basic  YWxpY2U6d29uOmRlcg=="] {
             let Credentials::Basic(basic) = read(&[header]) else { panic!("{header}") };

@@ -260,3 +260,54 @@ impl fmt::Debug for CurrentAccess {
         f.debug_tuple("CurrentAccess").field(&self.get()).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINE: &[u8] = b"alice:$2y$05$c4WoMPo3SXsafkva.HHa6uHpvoxC70gaYUuYyhzdpUSq9CHz/KcOS\n";
+
+    fn access(policy: Policy) -> Access {
+        Access::new(policy).passwords(Passwords::parse(LINE).unwrap())
+    }
+
+    fn read(header: Option<&str>) -> Credentials<'_> {
+        Credentials::read(header.map(Some).into_iter())
+    }
+
+    /// Who is kept out by what he sends must not come in by what he has as well.
+    #[test]
+    fn a_certificate_is_a_proof_where_no_other_is_tried() {
+        let access = access(Policy::users());
+        let name: Arc<str> = "device-7".into();
+        let Recognised::Someone(identity) = access.recognise(read(None), Some(&name)) else { panic!() };
+        assert_eq!((identity.user(), identity.proof()), (Some("device-7"), &Proof::Certificate));
+        let repository = "a".parse().unwrap();
+        assert_eq!(access.decide(&identity, Need::Entry), Decision::Allowed);
+        assert_eq!(access.decide(&identity, Need::Repository(Action::Push, &repository)), Decision::Allowed);
+        for header in ["Bearer a.b.c", "Basic !", "Digest x"] {
+            let found = access.recognise(read(Some(header)), Some(&name));
+            assert!(matches!(found, Recognised::Nobody(..)), "{header}");
+        }
+        let wrong = "Basic YWxpY2U6d3Jvbmc=";
+        let Recognised::Unchecked(basic) = access.recognise(read(Some(wrong)), Some(&name)) else { panic!() };
+        assert_eq!(access.check(&basic), None);
+        let Recognised::Someone(identity) = access.recognise(read(None), None) else { panic!() };
+        assert_eq!(identity, Identity::anonymous());
+    }
+
+    #[test]
+    fn proofs_that_are_not_taken_are_wrong_and_not_passed_over() {
+        let access = Access::new(Policy::users().anonymous_pull());
+        for header in ["Basic YWxpY2U6d29uZGVybGFuZA==", "Bearer a.b.c"] {
+            assert!(matches!(access.recognise(read(Some(header)), None), Recognised::Nobody(..)), "{header}");
+        }
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let current = CurrentAccess::new(access(Policy::users())).unwrap();
+        let shown = format!("{current:?}");
+        assert!(shown.contains("Passwords(1 users)") && !shown.contains("$2y$"), "{shown}");
+    }
+}

@@ -222,7 +222,6 @@ mod tests {
     #[test]
     fn places_are_bounded_for_each_client_and_for_all() {
         let gate = Gate::new();
-        let client = |n: u8| IpAddr::from([10, 0, 0, n]);
         let mut held: Vec<Place> = (0..WAITING_OF_ONE).map(|_| gate.place(client(1)).unwrap()).collect();
         assert!(gate.place(client(1)).is_none());
         for n in 0..WAITING - WAITING_OF_ONE {
@@ -235,5 +234,42 @@ mod tests {
         assert_eq!(network(v6("2001:db8::1")), network(v6("2001:db8::ffff:1")));
         assert_ne!(network(v6("2001:db8::1")), network(v6("2001:db8:0:1::1")));
         assert_eq!(network(v6("::ffff:10.0.0.1")), client(1));
+    }
+
+    /// Whoever sends passwords faster than they are checked is told to come later, and holds nothing up by what he gave up.
+    #[tokio::test]
+    async fn passwords_that_find_no_place_are_sent_away() {
+        let gate = Arc::new(Gate::new());
+        let all = u32::try_from(gate.checks.available_permits()).unwrap();
+        let held = Arc::clone(&gate.checks).acquire_many_owned(all).await.unwrap();
+        let access = Arc::new(Access::new(crate::access::Policy::users()));
+        let check = |n: u8| {
+            let (gate, access) = (Arc::clone(&gate), Arc::clone(&access));
+            let peer = Peer { address: (client(n), 1).into(), certificate: None };
+            let basic = Basic { user: "alice".to_owned(), password: "x".to_owned() };
+            async move { gate.check(&access, &peer, basic).await }
+        };
+        let waiting: Vec<_> = (0..WAITING_OF_ONE).map(|_| tokio::spawn(check(1))).collect();
+        while lock(&gate.waiting).values().sum::<usize>() < WAITING_OF_ONE {
+            tokio::task::yield_now().await;
+        }
+        let refused = check(1).await;
+        assert!(matches!(refused, Err(Error::TooManyRequests { .. })), "{refused:?}");
+        // Others have places of their own.
+        let other = tokio::spawn(check(2));
+        for task in &waiting {
+            task.abort();
+        }
+        for task in waiting {
+            assert!(task.await.unwrap_err().is_cancelled());
+        }
+        drop(held);
+        assert_eq!(other.await.unwrap().unwrap(), None);
+        assert!(lock(&gate.waiting).is_empty());
+        assert_eq!(gate.checks.available_permits(), all as usize);
+    }
+
+    fn client(n: u8) -> IpAddr {
+        IpAddr::from([10, 0, 0, n])
     }
 }

@@ -19,7 +19,7 @@ fn endpoint() -> TokenEndpoint {
     TokenEndpoint::new("https://registry.example", "registry.example").unwrap()
 }
 
-fn with<'a>(authorization: &'a str) -> [(&'static str, &'a str); 1] {
+fn with(authorization: &str) -> [(&'static str, &str); 1] {
     [("Authorization", authorization)]
 }
 
