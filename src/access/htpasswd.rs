@@ -11,7 +11,7 @@ use super::error::AccessError;
 /// The longest file, in bytes.
 pub(super) const LONGEST: usize = 1 << 20;
 /// The longest name of a user, in bytes.
-const LONGEST_NAME: usize = 255;
+pub(super) const LONGEST_NAME: usize = 255;
 /// The most rounds that are taken, as a power of two: a check takes seconds then.
 const MOST_COST: u32 = 15;
 

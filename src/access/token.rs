@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::credentials::Token;
 use super::endpoint::check_url;
 use super::error::AccessError;
+use super::htpasswd::LONGEST_NAME;
 use super::identity::{Identity, Proof};
 use super::keys::{Algorithm, KeySet};
 use super::scope::{self, Entry, Scopes};
@@ -184,6 +185,11 @@ impl Claims {
             return Err("the token has too many scopes: ask for fewer");
         }
         let scopes: Arc<Scopes> = Arc::new(self.access.iter().filter_map(Entry::scope).collect());
+        if self.sub.len() > LONGEST_NAME || self.sub.chars().any(char::is_control) {
+            return Err(
+                "the token's subject is no user's name: that has at most 255 bytes, and no control characters",
+            );
+        }
         Ok(match self.sub.as_str() {
             "" => Identity::nobody_with(scopes),
             user => Identity::user_by(user.into(), Proof::Token(scopes)),
@@ -321,6 +327,9 @@ mod tests {
             ("sub", json!(7)),
         ] {
             assert!(read(member, value.clone()).is_err(), "{member} {value}");
+        }
+        for name in ["a\nb".to_owned(), "a".repeat(LONGEST_NAME + 1)] {
+            assert!(read("sub", json!(name)).unwrap().identity().is_err(), "{name}");
         }
         let entry = json!({ "type": "repository", "name": "a", "actions": ["pull"] });
         let with = |count| read("access", Value::Array(vec![entry.clone(); count])).unwrap().identity();
