@@ -17,6 +17,8 @@ mod failures;
 mod fixture;
 mod guard;
 mod listings;
+#[cfg(feature = "cli")]
+mod logged;
 mod manifests;
 mod offstage;
 mod pull;
