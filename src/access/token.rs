@@ -291,6 +291,17 @@ mod tests {
         ] {
             assert!(identify(&with_header(token, &header), NOW).is_err(), "{header}");
         }
+        // Most of them are no tokens at all, whatever signature they bring.
+        for (header, readable) in [
+            (json!({ "alg": "RS256", "kid": "rsa" }), true),
+            (json!({ "alg": "RS256", "kid": "rsa", "crit": ["exp"] }), false),
+            (json!({ "alg": "none" }), false),
+            (json!({ "alg": "HS256" }), false),
+            (json!({ "alg": "RS512" }), false),
+        ] {
+            let token = with_header(token, &header);
+            assert_eq!(Signed::read(&Token(&token)).is_ok(), readable, "{header}");
+        }
         for token in ["", ".", "..", "...", "a.b", "a.b.c", "!.!.!", &token[..token.rfind('.').unwrap() + 1]]
         {
             assert!(identify(token, NOW).is_err(), "{token}");
