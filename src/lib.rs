@@ -45,6 +45,8 @@
 //! [OCI distribution]: https://github.com/opencontainers/distribution-spec
 //! [image]: https://github.com/opencontainers/image-spec
 
+#[cfg(feature = "server")]
+pub mod access;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod error;
@@ -61,6 +63,6 @@ pub use error::{Error, ErrorCode, Result};
 pub use registry::Registry;
 
 /// The README's example is compiled.
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "server"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

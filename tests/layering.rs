@@ -9,7 +9,7 @@ mod paths;
 
 /// Each module with what it may name beside itself. A module's row covers the modules below it, except those that have
 /// a row of their own: to name those, they must be listed too. A longer path allows that one item.
-const LAYERS: [(&str, &[&str]); 10] = [
+const LAYERS: [(&str, &[&str]); 11] = [
     ("oci", &[]),
     ("error", &["oci", "store::MAX_TAGS_PER_PUSH"]),
     ("store", &["oci", "error"]),
@@ -20,7 +20,8 @@ const LAYERS: [(&str, &[&str]); 10] = [
     ("registry", &["store", "oci", "error", "store::sled"]),
     ("conformance", &["store", "oci", "error"]),
     ("wire", &["oci", "error"]),
-    ("server", &["wire", "store", "oci", "error"]),
+    ("access", &["wire", "oci", "error"]),
+    ("server", &["access", "wire", "store", "oci", "error"]),
 ];
 
 /// What the crate's root gives another name.
@@ -35,6 +36,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("memmap2", &["store::sled"]),
     ("rustix", &["store::sled"]),
     ("sled", &["store::sled"]),
+    ("base64", &["access"]),
+    ("bcrypt", &["access"]),
     ("form_urlencoded", &["wire"]),
     ("http", &["wire", "server"]),
     ("http_body", &["server"]),
@@ -43,6 +46,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("hyper_util", &["server"]),
     ("prometheus_client", &["server"]),
     ("rustls", &["server"]),
+    ("ring", &["access"]),
     ("tokio", &["server", "bin"]),
     ("tokio_rustls", &["server"]),
     ("x509_cert", &["server"]),
@@ -52,7 +56,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("parse_size", &["bin"]),
     ("sd_notify", &["bin"]),
     ("toml", &["bin"]),
-    ("wildmatch", &["bin"]),
+    ("wildmatch", &["access", "bin"]),
     ("tracing_subscriber", &["bin"]),
 ];
 

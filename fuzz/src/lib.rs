@@ -5,9 +5,10 @@ use std::str::FromStr;
 
 use http::Method;
 use model::{Choices, Walk, World};
+use sledge::access::{KeySet, Passwords, Scope};
 use sledge::oci::{Digest, Manifest, MediaType, Reference, RepositoryName, Tag};
 use sledge::store::sled::Inline;
-use sledge::wire::{ByteRange, ChunkRange, Request};
+use sledge::wire::{ByteRange, ChunkRange, Request, TokenRequest};
 
 pub mod model;
 
@@ -22,7 +23,16 @@ pub fn words(input: &[u8]) {
             Err(error) => assert!(error.to_string().len() < 2000),
         }
     }
+    // Files and forms that say who somebody is, of any bytes.
+    for error in [Passwords::parse(input).err(), KeySet::parse(input).err()].into_iter().flatten() {
+        assert!(error.to_string().len() < 2000);
+    }
+    assert!(TokenRequest::parse(input).scopes.len() <= input.len());
     let Ok(text) = std::str::from_utf8(input) else { return };
+    if let Some(Scope::Repository(name, actions)) = Scope::parse(text) {
+        let written = format!("repository:{name}:{actions}");
+        assert_eq!(Scope::parse(&written), Some(Scope::Repository(name, actions)));
+    }
     round_trip::<Digest>(text);
     round_trip::<RepositoryName>(text);
     round_trip::<Tag>(text);

@@ -6,6 +6,7 @@ use http::header::LINK;
 use http::{Response, StatusCode};
 use serde_json::json;
 
+use super::admission::Caller;
 use super::body::Body;
 use super::bridge::{Heavy, blocking};
 use super::reply::{FILTERS_APPLIED, Reply, path};
@@ -23,23 +24,96 @@ const REFERRERS_PAGE: usize = 500;
 /// How many referrers are asked of the store at once: each can carry megabytes of annotations.
 const REFERRERS_STEP: usize = 16;
 
+/// How many repositories are asked of the store at once, at least.
+const REPOSITORIES_STEP: usize = 100;
+/// How many repositories are looked at for one answer, beside those that are in it: of many, a caller may know few.
+const LOOKED_AT: usize = 5000;
+
 pub(super) fn version() -> Response<Body> {
     Reply::new(StatusCode::OK).bytes("application/json", "{}")
 }
 
 pub(super) async fn repositories(
     store: &Arc<dyn Store>,
+    caller: &Caller,
     n: Option<usize>,
     last: Option<RepositoryName>,
+    place: Option<String>,
 ) -> Result<Response<Body>, Refusal> {
-    let store = Arc::clone(store);
+    let n = n.unwrap_or(PAGE).min(LONGEST_PAGE);
+    let after = match place {
+        Some(place) => Some(caller.unseal(&place).ok_or_else(|| {
+            Error::RequestInvalid(
+                "parameter place: this server did not make it: begin again without it".to_owned(),
+            )
+        })?),
+        None => last,
+    };
+    let (store, caller) = (Arc::clone(store), caller.clone());
     Ok(blocking(move || {
-        let n = n.unwrap_or(PAGE).min(LONGEST_PAGE);
-        let page = if n == 0 { Page::default() } else { store.repositories(last.as_ref(), n)? };
-        let next = next(&page, |last| Request::Repositories { n: Some(n), last: Some(last.clone()) });
-        Ok(listing(StatusCode::OK, next.as_ref(), &json!({ "repositories": page.items })))
+        let (found, stop) = if n == 0 {
+            (Vec::new(), Stop::End)
+        } else {
+            repositories_page(store.as_ref(), |name| caller.lists(name), after, n)?
+        };
+        let next = match stop {
+            Stop::End => None,
+            Stop::Full => found.last().cloned().map(|last| Request::Repositories {
+                n: Some(n),
+                last: Some(last),
+                place: None,
+            }),
+            // Where it stopped may be a repository that the caller is not to know.
+            Stop::Early(at) => caller.seal(&at).map(|place| Request::Repositories {
+                n: Some(n),
+                last: None,
+                place: Some(place),
+            }),
+        };
+        Ok(listing(StatusCode::OK, next.as_ref(), &json!({ "repositories": found })))
     })
     .await?)
+}
+
+/// Why a page of repositories has no more entries.
+enum Stop {
+    /// There are none.
+    End,
+    /// It has as many as were asked for, and there are more.
+    Full,
+    /// Enough were looked at. There may be more behind this one.
+    Early(RepositoryName),
+}
+
+/// At most `n` repositories of those that are listed, after a name.
+fn repositories_page(
+    store: &dyn Store,
+    listed: impl Fn(&RepositoryName) -> bool,
+    mut after: Option<RepositoryName>,
+    n: usize,
+) -> Result<(Vec<RepositoryName>, Stop)> {
+    let mut found = Vec::new();
+    let mut looked_at = 0;
+    loop {
+        // One more than fits tells whether there is one.
+        let step = (n + 1 - found.len()).clamp(REPOSITORIES_STEP, LONGEST_PAGE);
+        let page = store.repositories(after.as_ref(), step)?;
+        looked_at += page.items.len();
+        for name in &page.items {
+            if !listed(name) {
+                continue;
+            }
+            if found.len() == n {
+                return Ok((found, Stop::Full));
+            }
+            found.push(name.clone());
+        }
+        match page.items.into_iter().next_back() {
+            Some(last) if page.more && looked_at > LOOKED_AT + n => return Ok((found, Stop::Early(last))),
+            Some(last) if page.more => after = Some(last),
+            _ => return Ok((found, Stop::End)),
+        }
+    }
 }
 
 pub(super) async fn tags(
@@ -82,28 +156,38 @@ pub(super) async fn referrers(
             let n = n.unwrap_or(REFERRERS_PAGE).min(REFERRERS_PAGE);
             let (entries, next) =
                 referrers_page(store.as_ref(), &repository, &digest, artifact_type.as_ref(), n, last)?;
-            let mut reply = Reply::new(StatusCode::OK);
-            if let Some(last) = next {
-                let next = Request::Referrers {
-                    repository,
-                    digest,
-                    artifact_type: artifact_type.clone(),
-                    n: Some(n),
-                    last: Some(last),
-                };
-                reply = reply.header(LINK, link(&next));
-            }
-            if artifact_type.is_some() {
-                reply = reply.header(FILTERS_APPLIED, "artifactType");
-            }
-            let index = format!(
-                "{{\"schemaVersion\":2,\"mediaType\":\"{}\",\"manifests\":[{}]}}",
-                MediaType::OCI_INDEX,
-                entries.join(",")
-            );
-            Ok(reply.bytes(MediaType::OCI_INDEX, index))
+            let filtered = artifact_type.is_some();
+            let next = next.map(|last| Request::Referrers {
+                repository,
+                digest,
+                artifact_type,
+                n: Some(n),
+                last: Some(last),
+            });
+            Ok(referrers_reply(&entries, next.as_ref(), filtered))
         })
         .await?)
+}
+
+/// What is answered where a manifest has no referrers, or is not there.
+pub(super) fn no_referrers(artifact_type: Option<&MediaType>) -> Response<Body> {
+    referrers_reply(&[], None, artifact_type.is_some())
+}
+
+fn referrers_reply(entries: &[String], next: Option<&Request>, filtered: bool) -> Response<Body> {
+    let mut reply = Reply::new(StatusCode::OK);
+    if let Some(next) = next {
+        reply = reply.header(LINK, link(next));
+    }
+    if filtered {
+        reply = reply.header(FILTERS_APPLIED, "artifactType");
+    }
+    let index = format!(
+        "{{\"schemaVersion\":2,\"mediaType\":\"{}\",\"manifests\":[{}]}}",
+        MediaType::OCI_INDEX,
+        entries.join(",")
+    );
+    reply.bytes(MediaType::OCI_INDEX, index)
 }
 
 /// At most `n` entries that fit into the largest manifest that clients read, or one that does not; and the last one's digest, if

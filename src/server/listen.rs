@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use super::admission::Gate;
 use super::bridge::Heavy;
 use super::door::Door;
 use super::limits::{Client, Limits};
@@ -27,6 +28,7 @@ use super::patience::Streams;
 use super::route::{self, Peer, Service};
 use super::stall::Stalling;
 use super::tls::{Secure, Tls};
+use crate::access::CurrentAccess;
 use crate::store::Store;
 
 /// How many requests of one HTTP/2 connection are in flight, each of which can hold a blob's file open.
@@ -40,6 +42,7 @@ const SEND_BUFFER: usize = 128 << 10;
 /// (`max_blocking_threads`) is how many operations the store sees at once.
 pub struct Server {
     store: Arc<dyn Store>,
+    access: Option<Arc<CurrentAccess>>,
     options: ServerOptions,
     tls: Option<Tls>,
     metrics: Metrics,
@@ -53,10 +56,10 @@ impl std::fmt::Debug for Server {
 }
 
 impl Server {
-    /// A server of this store. Several can share one.
+    /// A server of this store, with which everyone who reaches it may do everything. Several can share one.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, options: ServerOptions) -> Self {
-        Self { store, options, tls: None, metrics: Metrics::new() }
+        Self { store, access: None, options, tls: None, metrics: Metrics::new() }
     }
 
     /// Speaks TLS alone. By default there is none.
@@ -70,6 +73,13 @@ impl Server {
     #[must_use]
     pub fn metrics(mut self, metrics: Metrics) -> Self {
         self.metrics = metrics;
+        self
+    }
+
+    /// Asks this who may do what. It can be replaced while the server runs.
+    #[must_use]
+    pub fn access(mut self, access: Arc<CurrentAccess>) -> Self {
+        self.access = Some(access);
         self
     }
 
@@ -89,6 +99,8 @@ impl Server {
             tls: self.tls,
             service: Arc::new(Service {
                 store: self.store,
+                access: self.access,
+                gate: Gate::new(),
                 heavy: Heavy::new(),
                 limits: Limits::new(&self.options),
                 metrics: self.metrics.clone(),

@@ -330,6 +330,8 @@ pub(super) const fn endpoint(request: &Request) -> &'static str {
 
 /// Where a request is for no endpoint, or was refused before that was known.
 pub(super) const NO_ENDPOINT: &str = "none";
+/// Asking for a token, where the server gives some.
+pub(super) const TOKEN: &str = "token";
 
 fn known(method: &Method) -> &'static str {
     match *method {

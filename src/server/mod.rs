@@ -5,6 +5,7 @@
 //! manifest by its largest size; over HTTP/2, a stream's answer by 384 KiB and a manifest; a request's head by
 //! [`ServerOptions::header_bytes`].
 
+mod admission;
 mod arriving;
 mod body;
 mod bridge;
@@ -24,6 +25,7 @@ mod reply;
 mod route;
 mod stall;
 mod tls;
+mod token;
 
 pub use listen::Server;
 pub use metrics::{Metrics, Reading};

@@ -6,6 +6,7 @@ use http::header::{CONTENT_RANGE, CONTENT_TYPE, HeaderMap, IF_MATCH, IF_NONE_MAT
 use http::{Response, StatusCode};
 use uuid::Uuid;
 
+use super::admission::Caller;
 use super::arriving::Arriving;
 use super::body::Body;
 use super::bridge::{self, Dropped, Heavy, Held, Sink, blocking};
@@ -102,14 +103,19 @@ pub(super) async fn start(
 
 pub(super) async fn mount(
     store: &Arc<dyn Store>,
+    caller: &Caller,
     repository: RepositoryName,
     digest: Digest,
     from: Option<RepositoryName>,
 ) -> Result<Response<Body>, Refusal> {
-    let mounting = Arc::clone(store);
+    // A source that the caller may not read looks as if it had nothing.
+    if from.as_ref().is_some_and(|from| !caller.may_pull(from)) {
+        return start(store, repository, Some(digest.algorithm())).await;
+    }
+    let (mounting, caller) = (Arc::clone(store), caller.clone());
     let (repository, mounted) = blocking(move || {
-        let all = |_: &RepositoryName| true;
-        let source = from.as_ref().map_or(MountSource::Any(&all), MountSource::Repository);
+        let readable = |name: &RepositoryName| caller.may_pull(name);
+        let source = from.as_ref().map_or(MountSource::Any(&readable), MountSource::Repository);
         let mounted = mounting.mount(&repository, &digest, &source);
         Ok((repository, mounted))
     })

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, Response, StatusCode};
 
 use super::body::Body;
@@ -59,6 +59,9 @@ impl From<ErrorAnswer> for Reply {
         }
         if let Some(seconds) = answer.retry_after {
             reply = reply.header(RETRY_AFTER, seconds);
+        }
+        if let Some(challenge) = answer.challenge {
+            reply = reply.header(WWW_AUTHENTICATE, challenge);
         }
         let json = serde_json::to_vec(&answer.body).unwrap_or_default();
         Self(reply.bytes("application/json", json))

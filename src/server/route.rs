@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use uuid::Uuid;
 
+use super::admission::{Admitted, Caller, Gate};
 use super::arriving::Arriving;
 use super::body::Body;
 use super::bridge::Heavy;
@@ -18,10 +19,11 @@ use super::metrics::{self, Counted, Limit, Metrics};
 use super::options::ServerOptions;
 use super::push::Sent;
 use super::reply::{API_VERSION, Reply};
-use super::{discover, manage, pull, push};
+use super::{discover, manage, pull, push, token};
+use crate::access::CurrentAccess;
 use crate::error::Error;
 use crate::store::Store;
-use crate::wire::{ErrorAnswer, Refusal, Request};
+use crate::wire::{ErrorAnswer, Refusal, Request, TokenRequest};
 
 /// How much of a path is logged, in characters.
 const LOGGED_PATH: usize = 512;
@@ -33,6 +35,9 @@ const LONGEST_ID: usize = 128;
 /// What all connections of a server share.
 pub(super) struct Service {
     pub(super) store: Arc<dyn Store>,
+    /// None where everyone may do everything.
+    pub(super) access: Option<Arc<CurrentAccess>>,
+    pub(super) gate: Gate,
     pub(super) heavy: Heavy,
     pub(super) limits: Limits,
     pub(super) metrics: Metrics,
@@ -54,6 +59,8 @@ struct Asked<'a> {
     peer: &'a Peer,
     id: HeaderValue,
     endpoint: &'static str,
+    /// Who makes it, as soon as that is known.
+    user: Option<String>,
 }
 
 /// Answers one request, whatever it is.
@@ -66,7 +73,8 @@ pub(super) async fn answer(
     let (parts, body) = request.into_parts();
     let metrics = service.metrics.clone();
     let mut body = Arriving::new(body, &parts.headers, service.options.silence_limit, metrics);
-    let mut asked = Asked { parts: &parts, peer, id: id(&parts.headers), endpoint: metrics::NO_ENDPOINT };
+    let mut asked =
+        Asked { parts: &parts, peer, id: id(&parts.headers), endpoint: metrics::NO_ENDPOINT, user: None };
     let (refusal, mut response) = match dispatch(service, &mut asked, &mut body).await {
         Ok(response) => (None, response),
         Err(refusal) => {
@@ -129,8 +137,25 @@ async fn dispatch(
     if parts.version == Version::HTTP_11 && parts.headers.get_all(HOST).iter().count() != 1 {
         return Err(Error::RequestInvalid("a request has one Host header".to_owned()).into());
     }
-    let request = Request::parse(&parts.method, parts.uri.path(), parts.uri.query())?;
-    asked.endpoint = metrics::endpoint(&request);
+    if parts.uri.path() == TokenRequest::PATH
+        && let Some(access) =
+            service.access.as_ref().map(|current| current.get()).filter(|access| access.gives_tokens())
+    {
+        asked.endpoint = metrics::TOKEN;
+        let (identity, response) = token::answer(service, peer, &access, parts, body).await?;
+        asked.user = identity.user().map(str::to_owned);
+        return Ok(response);
+    }
+    let request = Request::parse(&parts.method, parts.uri.path(), parts.uri.query());
+    if let Ok(request) = &request {
+        asked.endpoint = metrics::endpoint(request);
+    }
+    let caller = Caller::of(service, peer, &parts.headers, request.as_ref().ok()).await?;
+    asked.user = caller.user().map(str::to_owned);
+    let request = request.map_err(|refusal| caller.admit_no_request(refusal))?;
+    if matches!(caller.admit(&request)?, Admitted::Hidden) {
+        return hidden(request);
+    }
     let _held = match &request {
         Request::UploadWhole { .. }
         | Request::UploadChunk { .. }
@@ -160,7 +185,9 @@ async fn dispatch(
         }
         Request::UploadStart { repository, algorithm } => push::start(store, repository, algorithm).await,
         Request::UploadWhole { repository, digest } => push::whole(store, repository, digest, sent).await,
-        Request::Mount { repository, digest, from } => push::mount(store, repository, digest, from).await,
+        Request::Mount { repository, digest, from } => {
+            push::mount(store, &caller, repository, digest, from).await
+        }
         Request::UploadChunk { repository, id } => push::chunk(store, repository, id, sent).await,
         Request::UploadFinish { repository, id, digest } => {
             push::finish(store, repository, id, digest, sent).await
@@ -168,15 +195,36 @@ async fn dispatch(
         Request::UploadStatus { repository, id } => push::status(store, repository, id).await,
         Request::UploadCancel { repository, id } => push::cancel(store, repository, id).await,
         Request::Tags { repository, n, last } => discover::tags(store, repository, n, last).await,
-        Request::Repositories { n, last } => discover::repositories(store, n, last).await,
+        Request::Repositories { n, last, place } => {
+            discover::repositories(store, &caller, n, last, place).await
+        }
         Request::Referrers { repository, digest, artifact_type, n, last } => {
             discover::referrers(store, heavy, repository, digest, artifact_type, n, last).await
         }
     }
 }
 
+/// The answer to who reads what there is not.
+fn hidden(request: Request) -> Result<Response<Body>, Refusal> {
+    Err(match request {
+        Request::BlobGet { repository, digest } | Request::BlobHead { repository, digest } => {
+            Error::BlobUnknown { repository, digest }.into()
+        }
+        Request::ManifestGet { repository, reference } | Request::ManifestHead { repository, reference } => {
+            Error::ManifestUnknown { repository, reference }.into()
+        }
+        Request::Tags { repository, .. } => Error::RepositoryUnknown(repository).into(),
+        Request::Referrers { artifact_type, .. } => {
+            return Ok(discover::no_referrers(artifact_type.as_ref()));
+        }
+        // Who may not write is told so.
+        _ => Refusal::Denied,
+    })
+}
+
 fn log(asked: &Asked<'_>, status: StatusCode, bytes: u64, took: Duration, refusal: Option<&Refusal>) {
-    let Asked { parts, peer, id, .. } = asked;
+    let Asked { parts, peer, id, user, .. } = asked;
+    let user = user.as_deref().unwrap_or("-");
     let (client, certificate) = (peer.address, peer.certificate.as_deref());
     let (id, method) = (String::from_utf8_lossy(id.as_bytes()), &parts.method);
     let path: String = parts.uri.path().chars().take(LOGGED_PATH).collect();
@@ -184,15 +232,22 @@ fn log(asked: &Asked<'_>, status: StatusCode, bytes: u64, took: Duration, refusa
     // The level has to be known where it stands.
     macro_rules! say {
         ($level:ident $(, $error:ident)?) => {
-            tracing::$level!(%id, %client, certificate, %method, path, status, bytes, micros, $(%$error,)? "request")
+            tracing::$level!(%id, %client, user, certificate, %method, path, status, bytes, micros, $(%$error,)? "request")
         };
     }
     match refusal {
         Some(error) if status >= 500 => say!(error, error),
-        // Asking for what is not there is how a push begins; and who asks too much is not to fill the log as well.
-        Some(error) if status == 404 && method.is_safe() || status == 429 => say!(debug, error),
+        // Asking for what is not there is how a push begins, and being asked who one is how a login does; and who asks too much is
+        // not to fill the log as well.
+        Some(error) if status == 429 || method.is_safe() && is_a_beginning(error, status) => {
+            say!(debug, error)
+        }
         Some(error) => say!(info, error),
         None if method.is_safe() => say!(debug),
         None => say!(info),
     }
+}
+
+fn is_a_beginning(refusal: &Refusal, status: u16) -> bool {
+    status == 404 || matches!(refusal, Refusal::Unauthenticated { .. })
 }

@@ -49,6 +49,8 @@ pub struct ErrorAnswer {
     pub allow: Option<&'static str>,
     /// The `Retry-After` header, in seconds.
     pub retry_after: Option<u64>,
+    /// The `WWW-Authenticate` header.
+    pub challenge: Option<String>,
 }
 
 impl ErrorAnswer {
@@ -60,7 +62,13 @@ impl ErrorAnswer {
     ) -> Self {
         let code = code.map_or("UNKNOWN", ErrorCode::as_str).to_owned();
         let entry = ErrorEntry { code, message: message.to_string(), detail };
-        Self { status, body: ErrorBody { errors: vec![entry] }, allow: None, retry_after: None }
+        Self {
+            status,
+            body: ErrorBody { errors: vec![entry] },
+            allow: None,
+            retry_after: None,
+            challenge: None,
+        }
     }
 }
 
@@ -91,6 +99,13 @@ impl From<&Refusal> for ErrorAnswer {
                 refusal,
                 json!({ "size": total }),
             ),
+            Refusal::Unauthenticated { challenge } | Refusal::BadCredentials { challenge, .. } => Self {
+                challenge: Some(challenge.clone()),
+                ..Self::new(StatusCode::UNAUTHORIZED, Some(ErrorCode::Unauthorized), refusal, Value::Null)
+            },
+            Refusal::Denied => {
+                Self::new(StatusCode::FORBIDDEN, Some(ErrorCode::Denied), refusal, Value::Null)
+            }
             Refusal::Error(error) => error.into(),
         }
     }

@@ -4,7 +4,9 @@
 mod errors;
 mod range;
 mod request;
+mod token;
 
 pub use errors::{ErrorAnswer, ErrorBody, ErrorEntry};
 pub use range::{ByteRange, ChunkRange, ChunkRangeError};
 pub use request::{Refusal, Request};
+pub use token::TokenRequest;

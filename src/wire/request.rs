@@ -147,8 +147,14 @@ pub enum Request {
         n: Option<usize>,
         /// The repository after which to go on.
         last: Option<RepositoryName>,
+        /// The same where the client is not to know its name: words of the server's own, which go before `last`. No part of any
+        /// spec; they stand in `Link`s.
+        place: Option<String>,
     },
 }
+
+/// The longest of a server's own words for a place in a list, in characters: one that is longer is none.
+const LONGEST_PLACE: usize = 512;
 
 /// Why a request is none that can be served: its status and body are [`ErrorAnswer::from`](super::ErrorAnswer).
 #[derive(Debug, thiserror::Error)]
@@ -175,6 +181,23 @@ pub enum Refusal {
         /// The blob's size in bytes, for the `Content-Range` header.
         total: u64,
     },
+    /// Whoever asks has not proved who he is, and must for this.
+    #[error("authentication required: log in first")]
+    Unauthenticated {
+        /// How, as the `WWW-Authenticate` header says it.
+        challenge: String,
+    },
+    /// Credentials came that are no good.
+    #[error("authentication failed: {reason}")]
+    BadCredentials {
+        /// What is wrong with them.
+        reason: &'static str,
+        /// As in [`Refusal::Unauthenticated`].
+        challenge: String,
+    },
+    /// It is known who asks, and that he may not do this.
+    #[error("access denied: this user may not do this in this repository")]
+    Denied,
     /// Anything else.
     #[error(transparent)]
     Error(#[from] Error),
@@ -249,7 +272,8 @@ impl Request {
         Ok(match shape {
             Shape::Version if get => Self::Version,
             Shape::Repositories if get => {
-                Self::Repositories { n: query.n()?, last: query.parsed::<RepositoryName>("last")? }
+                let place = query.get("place").map(|place| shorten_to(&place, LONGEST_PLACE));
+                Self::Repositories { n: query.n()?, last: query.parsed::<RepositoryName>("last")?, place }
             }
             Shape::Tags { name } if get => {
                 Self::Tags { repository: repository(name)?, n: query.n()?, last: query.parsed("last")? }
@@ -351,8 +375,10 @@ impl Request {
                 let page = page(*n, last.as_ref());
                 (Method::GET, with_query(format!("/v2/{repository}/tags/list"), page))
             }
-            Self::Repositories { n, last } => {
-                (Method::GET, with_query("/v2/_catalog".to_owned(), page(*n, last.as_ref())))
+            Self::Repositories { n, last, place } => {
+                let place = ("place", place.clone());
+                let query = page(*n, last.as_ref()).into_iter().chain([place]);
+                (Method::GET, with_query("/v2/_catalog".to_owned(), query))
             }
             Self::Referrers { repository, digest, artifact_type, n, last } => {
                 let filter = ("artifactType", artifact_type.as_ref().map(ToString::to_string));
@@ -397,7 +423,11 @@ fn known(text: &str) -> Result<Reference, Refusal> {
 
 /// At most 80 characters of something that a stranger sent, for use in a message.
 fn shorten(text: &str) -> String {
-    text.chars().take(80).collect()
+    shorten_to(text, 80)
+}
+
+fn shorten_to(text: &str, characters: usize) -> String {
+    text.chars().take(characters).collect()
 }
 
 /// The spec has no code for a malformed parameter; of its fourteen, UNSUPPORTED is the one that says nothing untrue.
@@ -487,7 +517,8 @@ mod tests {
         let tag: Tag = "v1.0".parse().unwrap();
         let mut requests = vec![Request::Version];
         for last in [None, Some(name("a/b"))] {
-            requests.push(Request::Repositories { n: last.as_ref().map(|_| 0), last });
+            let place = last.as_ref().map(|_| "x_-1".to_owned());
+            requests.push(Request::Repositories { n: last.as_ref().map(|_| 0), last, place });
         }
         // Names that look like endpoints, and the longest one.
         let longest = "a/".repeat(127) + "a";
@@ -646,6 +677,6 @@ mod tests {
         }
         let many = "9".repeat(30);
         let all = parse("GET", &format!("/v2/_catalog?n={many}")).unwrap();
-        assert_eq!(all, Request::Repositories { n: Some(usize::MAX), last: None });
+        assert_eq!(all, Request::Repositories { n: Some(usize::MAX), last: None, place: None });
     }
 }

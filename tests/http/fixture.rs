@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use sledge::access::CurrentAccess;
 use sledge::oci::Algorithm;
 use sledge::server::{Server, ServerOptions};
 use sledge::store::Store;
@@ -48,6 +49,12 @@ pub(crate) struct Fixture {
 impl Fixture {
     pub(crate) fn new(store: Arc<dyn Store>, options: ServerOptions) -> Self {
         let server = Server::new(Arc::clone(&store), options);
+        Self::serving(store, server)
+    }
+
+    /// One that asks who may do what.
+    pub(crate) fn guarded(store: Arc<dyn Store>, access: Arc<CurrentAccess>) -> Self {
+        let server = Server::new(Arc::clone(&store), ServerOptions::new()).access(access);
         Self::serving(store, server)
     }
 

@@ -9,18 +9,23 @@
     reason = "a test stops at the first surprise, and says where it was"
 )]
 
+mod access;
 mod certificates;
 mod client;
 mod connections;
 mod damage;
 mod failures;
 mod fixture;
+mod guard;
 mod limits;
 mod listings;
+#[cfg(feature = "cli")]
+mod logged;
 mod manifests;
 mod monitor;
 mod offstage;
 mod pull;
 mod refusals;
 mod tls;
+mod tokens;
 mod uploads;
