@@ -133,8 +133,7 @@ impl Server {
                 }
             }
         }
-        serving.stops();
-        drop(door);
+        drop((serving, door));
         stop.send_replace(true);
         if timeout(self.options.drain_limit, graceful.shutdown()).await.is_err() {
             tracing::warn!(connections = connections.len(), "requests in flight are broken off");

@@ -1,7 +1,7 @@
 //! What a server counts.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -38,7 +38,6 @@ struct Inner {
     refused: Family<By, Counter>,
     /// How many servers take connections.
     serving: AtomicUsize,
-    stopping: AtomicBool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -122,7 +121,6 @@ impl Metrics {
             handshakes_failed: Counter::default(),
             refused: Family::default(),
             serving: AtomicUsize::new(0),
-            stopping: AtomicBool::new(false),
         };
         let mut registry = inner.registry.lock().unwrap_or_else(PoisonError::into_inner);
         registry.register(
@@ -195,9 +193,9 @@ impl Metrics {
         Ok(text)
     }
 
-    /// Whether all servers that record here take connections, and there is one.
+    /// Whether a server that records here takes connections.
     pub(super) fn is_serving(&self) -> bool {
-        self.0.serving.load(Ordering::SeqCst) > 0 && !self.0.stopping.load(Ordering::SeqCst)
+        self.0.serving.load(Ordering::SeqCst) > 0
     }
 
     /// A server takes connections from here on.
@@ -264,15 +262,8 @@ impl Drop for Counted {
     }
 }
 
-/// A server that takes connections, until it stops.
+/// A server that takes connections, until it takes no more.
 pub(super) struct Serving(Metrics);
-
-impl Serving {
-    /// It takes no more, and nobody is to send it any: for good, as it is one process.
-    pub(super) fn stops(self) {
-        self.0.0.stopping.store(true, Ordering::SeqCst);
-    }
-}
 
 impl Drop for Serving {
     fn drop(&mut self) {

@@ -39,7 +39,7 @@ const READY_LIMIT: Duration = Duration::from_secs(2);
 /// |---|---|
 /// | `/metrics` | what the server counts, in Prometheus's text format |
 /// | `/livez` | 200 as long as the process answers at all |
-/// | `/readyz` | 200 while the server takes connections and the store answers a cheap read within 2 s; otherwise 503, also from the moment on at which the server was told to shut down |
+/// | `/readyz` | 200 while a server takes connections and the store answers a cheap read within 2 s; otherwise 503, also from the moment on at which the server was told to shut down |
 pub struct Monitor(Arc<Watched>);
 
 struct Watched {
