@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::{CONTENT_LENGTH, HOST};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -14,7 +14,7 @@ use super::body::Body;
 use super::bridge::Heavy;
 use super::listen::ServerOptions;
 use super::push::Sent;
-use super::reply::{API_VERSION, Reply};
+use super::reply::{API_VERSION, Reply, only};
 use super::{discover, manage, pull, push};
 use crate::error::Error;
 use crate::store::Store;
@@ -45,7 +45,13 @@ pub(super) async fn answer(
     let began = Instant::now();
     let (parts, body) = request.into_parts();
     let mut body = Arriving::new(body, &parts.headers, service.options.silence_limit);
-    let (refusal, mut response) = match dispatch(service, &parts, &mut body).await {
+    let unframed = frame(&parts).err();
+    let ends = unframed.is_some();
+    let dispatched = match unframed {
+        None => dispatch(service, &parts, &mut body).await,
+        Some(refusal) => Err(refusal),
+    };
+    let (refusal, mut response) = match dispatched {
         Ok(response) => (None, response),
         Err(refusal) => {
             let response = Reply::from(ErrorAnswer::from(&refusal)).done();
@@ -53,6 +59,9 @@ pub(super) async fn answer(
         }
     };
     body.discard();
+    if ends {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
 
     let length = response.body().left();
     if parts.method == Method::HEAD {
@@ -67,12 +76,25 @@ pub(super) async fn answer(
     response
 }
 
-async fn dispatch(service: &Service, parts: &Parts, body: &mut Arriving) -> Result<Response<Body>, Refusal> {
-    let Service { store, heavy, .. } = service;
+/// Whether the request is one to everybody who read it on its way. Where it is not, the connection ends with its answer.
+fn frame(parts: &Parts) -> Result<(), Refusal> {
+    let refused = |words: &str| Err(Error::RequestInvalid(words.to_owned()).into());
     // RFC 9112, 3.2.
     if parts.version == Version::HTTP_11 && parts.headers.get_all(HOST).iter().count() != 1 {
-        return Err(Error::RequestInvalid("a request has one Host header".to_owned()).into());
+        return refused("a request has one Host header");
     }
+    // RFC 9112, 6.1. Of several encodings only the last is undone: the bytes would be taken for the content that they encode.
+    let chunked = |value: &str| value.eq_ignore_ascii_case("chunked");
+    if parts.headers.contains_key(TRANSFER_ENCODING)
+        && !only(&parts.headers, TRANSFER_ENCODING).is_some_and(chunked)
+    {
+        return refused("a body has no other Transfer-Encoding than chunked, and that once");
+    }
+    Ok(())
+}
+
+async fn dispatch(service: &Service, parts: &Parts, body: &mut Arriving) -> Result<Response<Body>, Refusal> {
+    let Service { store, heavy, .. } = service;
     let request = Request::parse(&parts.method, parts.uri.path(), parts.uri.query())?;
     let sent = Sent { headers: &parts.headers, body };
     match request {

@@ -5,7 +5,7 @@ use std::io;
 use std::panic::catch_unwind;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use sledge::oci::{Descriptor, Digest, Manifest, MediaType, Reference, RepositoryName, Tag};
 use sledge::store::{
@@ -42,6 +42,8 @@ pub(crate) struct Seen {
     pub(crate) open: AtomicUsize,
     /// The disk is full for whoever commits.
     pub(crate) full: AtomicBool,
+    /// There are too many requests of whoever begins to push.
+    pub(crate) busy: AtomicBool,
 }
 
 /// The store, and the folder that it is in, which goes away after it.
@@ -143,6 +145,9 @@ impl Push for Offstage {
 
     fn start_upload(&self, repository: &RepositoryName, options: &UploadOptions) -> Result<Box<dyn Upload>> {
         watch();
+        if self.seen.busy.load(Ordering::SeqCst) {
+            return Err(Error::TooManyRequests { retry_after: Duration::from_millis(1500) });
+        }
         let upload = self.store.start_upload(repository, options)?;
         self.seen.started.lock().unwrap().push((repository.clone(), upload.id()));
         Ok(self.session(upload))
