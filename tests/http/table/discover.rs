@@ -46,12 +46,12 @@ fn tags() -> Vec<Row> {
             .with("content-type", "application/json"),
         row("end-8a", "Listing Tags", "an absent repository is not found")
             .ask("GET", "/v2/{new}/tags/list")
-            .is_refused(404, "NAME_UNKNOWN"),
+            .refused(404, "NAME_UNKNOWN"),
         row("end-8a", "Listing Tags", "a name that is none")
             .ask("GET", "/v2/_catalog/tags/list")
-            .is_refused(400, "NAME_INVALID"),
-        list("end-8b", "a number that is none", "?n=-1").is_refused(400, "UNSUPPORTED"),
-        list("end-8b", "a tag that is none", "?last=.").is_refused(400, "MANIFEST_INVALID"),
+            .refused(400, "NAME_INVALID"),
+        list("end-8b", "a number that is none", "?n=-1").refused(400, "UNSUPPORTED"),
+        list("end-8b", "a tag that is none", "?last=.").refused(400, "MANIFEST_INVALID"),
         last(
             list("end-8a", "a registry that only reads has them too", "").on(Registry::ReadOnly),
             &["multi", "v1", "v2", "v512"],
@@ -75,7 +75,7 @@ fn repositories() -> Vec<Row> {
             .without("link"),
         row("the catalog is not written to")
             .ask("PUT", "/v2/_catalog")
-            .is_refused(405, "UNSUPPORTED")
+            .refused(405, "UNSUPPORTED")
             .with("allow", "GET, HEAD"),
     ]
 }
@@ -139,11 +139,11 @@ fn listed_referrers() -> Vec<Row> {
         has(list("end-12a", "what does not fit is on the next page", "/v2/a/referrers/{image}?n=1"), first)
             .with("link", NEXT),
         list("end-12a", "what is no digest is a mistake", "/v2/a/referrers/v1")
-            .is_refused(400, "DIGEST_INVALID"),
+            .refused(400, "DIGEST_INVALID"),
         list("end-12b", "and so is what is no type", "/v2/a/referrers/{image}?artifactType=x")
-            .is_refused(400, "UNSUPPORTED"),
+            .refused(400, "UNSUPPORTED"),
         list("end-12a", "a name that has no referrers because it is none", "/v2/A/referrers/{image}")
-            .is_refused(400, "NAME_INVALID"),
+            .refused(400, "NAME_INVALID"),
         all(
             row(
                 "end-12a",

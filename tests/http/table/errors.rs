@@ -4,17 +4,17 @@ use super::row::{Row, row};
 
 pub(super) fn rows() -> Vec<Row> {
     let row = |end, says| row(end, "Error Codes", says);
-    let method = |row: Row, allow| row.is_refused(405, "UNSUPPORTED").with("allow", allow);
+    let method = |row: Row, allow| row.refused(405, "UNSUPPORTED").with("allow", allow);
     vec![
-        row("end-1", "a path that is no endpoint's").ask("GET", "/v2/a").is_refused(404, "UNSUPPORTED"),
-        row("end-1", "one outside of the API").ask("GET", "/").is_refused(404, "UNSUPPORTED"),
-        row("end-1", "another version of it").ask("GET", "/v1/").is_refused(404, "UNSUPPORTED"),
+        row("end-1", "a path that is no endpoint's").ask("GET", "/v2/a").refused(404, "UNSUPPORTED"),
+        row("end-1", "one outside of the API").ask("GET", "/").refused(404, "UNSUPPORTED"),
+        row("end-1", "another version of it").ask("GET", "/v1/").refused(404, "UNSUPPORTED"),
         row("end-1", "an extension of a registry that is not there")
             .ask("GET", "/v2/_oci/ext/discover")
-            .is_refused(404, "UNSUPPORTED"),
+            .refused(404, "UNSUPPORTED"),
         row("end-1", "an extension of a repository that is not there")
             .ask("GET", "/v2/a/_oci/ext/discover")
-            .is_refused(404, "UNSUPPORTED"),
+            .refused(404, "UNSUPPORTED"),
         method(row("end-1", "a method that the root does not have").ask("POST", "/v2/"), "GET, HEAD"),
         method(
             row("end-2", "one that blobs do not have").ask("PUT", "/v2/a/blobs/{layer}"),

@@ -7,7 +7,7 @@ pub(super) fn rows() -> Vec<Row> {
 }
 
 fn off(row: Row) -> Row {
-    row.on(Registry::ReadOnly).is_refused(405, "UNSUPPORTED").with("allow", "GET, HEAD")
+    row.on(Registry::ReadOnly).refused(405, "UNSUPPORTED").with("allow", "GET, HEAD")
 }
 
 fn tags() -> Vec<Row> {
@@ -20,9 +20,9 @@ fn tags() -> Vec<Row> {
             .then("GET", "/v2/{own}/manifests/v1", 404)
             .then("GET", "/v2/{own}/manifests/{image}", 200)
             .then("GET", "/v2/{own}/manifests/v2", 200),
-        delete("one that is not there", "none").is_refused(404, "MANIFEST_UNKNOWN"),
-        delete("what can be no tag", ".v1").is_refused(404, "MANIFEST_UNKNOWN"),
-        delete("one that is immutable", "v1").on(Registry::Immutable).is_refused(403, "DENIED").then(
+        delete("one that is not there", "none").refused(404, "MANIFEST_UNKNOWN"),
+        delete("what can be no tag", ".v1").refused(404, "MANIFEST_UNKNOWN"),
+        delete("one that is immutable", "v1").on(Registry::Immutable).refused(403, "DENIED").then(
             "GET",
             "/v2/{own}/manifests/v1",
             200,
@@ -51,15 +51,16 @@ fn manifests() -> Vec<Row> {
             .is(202)
             .then("GET", "/v2/{own}/manifests/multi", 404)
             .then("GET", "/v2/{own}/manifests/{image}", 200),
-        delete("one that is not there", "{absent}").is_refused(404, "MANIFEST_UNKNOWN"),
+        delete("one that is not there", "{absent}").refused(404, "MANIFEST_UNKNOWN"),
         row("end-9", "Deleting Manifests", "one of a repository that is not there")
             .ask("DELETE", "/v2/{new}/manifests/{image}")
-            .is_refused(404, "MANIFEST_UNKNOWN"),
-        delete("what is no digest", "sha256:x").is_refused(400, "DIGEST_INVALID"),
-        delete("one whose tag is immutable", "{image}")
-            .on(Registry::Immutable)
-            .is_refused(403, "DENIED")
-            .then("GET", "/v2/{own}/manifests/{image}", 200),
+            .refused(404, "MANIFEST_UNKNOWN"),
+        delete("what is no digest", "sha256:x").refused(400, "DIGEST_INVALID"),
+        delete("one whose tag is immutable", "{image}").on(Registry::Immutable).refused(403, "DENIED").then(
+            "GET",
+            "/v2/{own}/manifests/{image}",
+            200,
+        ),
         off(delete("where nothing can be deleted", "{image}")).then(
             "GET",
             "/v2/{own}/manifests/{image}",
@@ -78,11 +79,11 @@ fn blobs() -> Vec<Row> {
             .then("GET", "/v2/{own}/blobs/{layer}", 404)
             .then("GET", "/v2/a/blobs/{layer}", 200),
         delete("one by sha512", "{layer512}").is(202).then("GET", "/v2/{own}/blobs/{layer512}", 404),
-        delete("one that is not there", "{absent}").is_refused(404, "BLOB_UNKNOWN"),
+        delete("one that is not there", "{absent}").refused(404, "BLOB_UNKNOWN"),
         row("end-10", "Deleting Blobs", "one of a repository that is not there")
             .ask("DELETE", "/v2/{new}/blobs/{layer}")
-            .is_refused(404, "BLOB_UNKNOWN"),
-        delete("what is no digest", "sha256:x").is_refused(400, "DIGEST_INVALID"),
+            .refused(404, "BLOB_UNKNOWN"),
+        delete("what is no digest", "sha256:x").refused(400, "DIGEST_INVALID"),
         off(delete("where nothing can be deleted", "{layer}")).then("GET", "/v2/{own}/blobs/{layer}", 200),
     ]
 }

@@ -85,7 +85,7 @@ fn put() -> Vec<Row> {
         taken(put("end-7a", "of 4 MiB", TAG).send(padded(4 << 20))),
         put("end-7a", "one byte more is too large", TAG)
             .send(padded((4 << 20) + 1))
-            .is_refused(413, "MANIFEST_INVALID")
+            .refused(413, "MANIFEST_INVALID")
             .then("GET", TAG, 404),
         taken(
             put("end-7a", "only where the tag is absent, and it is", TAG)
@@ -95,7 +95,7 @@ fn put() -> Vec<Row> {
         put("end-7a", "only where the tag is absent, and it is not", "/v2/{own}/manifests/v1")
             .header("If-None-Match", "*")
             .send(with(&json!({})))
-            .is_refused(412, "DENIED"),
+            .refused(412, "DENIED"),
         taken(
             put("end-7a", "only where the tag is what the client saw", "/v2/{own}/manifests/v1")
                 .header("If-Match", "\"{image}\"")
@@ -104,11 +104,11 @@ fn put() -> Vec<Row> {
         put("end-7a", "over a tag that is immutable", "/v2/{own}/manifests/v1")
             .on(Registry::Immutable)
             .send(with(&json!({})))
-            .is_refused(403, "DENIED"),
+            .refused(403, "DENIED"),
         put("end-7a", "to a registry that only reads", TAG)
             .on(Registry::ReadOnly)
             .send(with(&json!({})))
-            .is_refused(405, "UNSUPPORTED")
+            .refused(405, "UNSUPPORTED")
             .with("allow", "GET, HEAD"),
     ]
 }
@@ -165,12 +165,12 @@ fn tags() -> Vec<Row> {
             .with("oci-tag", "t0, t1, t2, t3, t4, t5, t6, t7, t8, t9")
             .then("GET", "/v2/{own}/manifests/t9", 200),
         taken(put("with one of them twice", "tag=one&tag=one")).with("oci-tag", "one"),
-        put("with more than fit", &many(33)).is_refused(414, "MANIFEST_INVALID").then(
+        put("with more than fit", &many(33)).refused(414, "MANIFEST_INVALID").then(
             "GET",
             "/v2/{own}/manifests/t0",
             404,
         ),
-        put("with one that is no tag", "tag=fine&tag=-no").is_refused(400, "MANIFEST_INVALID").then(
+        put("with one that is no tag", "tag=fine&tag=-no").refused(400, "MANIFEST_INVALID").then(
             "GET",
             "/v2/{own}/manifests/fine",
             404,
@@ -200,29 +200,29 @@ fn refused() -> Vec<Row> {
     };
     vec![
         put("another digest than the bytes have", "/v2/{own}/manifests/{absent}", &with(&json!({})))
-            .is_refused(400, "DIGEST_INVALID")
+            .refused(400, "DIGEST_INVALID")
             .then("GET", "/v2/{own}/manifests/{absent}", 404),
         put("what is no digest", "/v2/{own}/manifests/sha256:baddigeststring", &with(&json!({})))
-            .is_refused(400, "DIGEST_INVALID"),
+            .refused(400, "DIGEST_INVALID"),
         put("what is neither tag nor digest", "/v2/{own}/manifests/.tag", &with(&json!({})))
-            .is_refused(400, "MANIFEST_INVALID"),
-        put("nothing", TAG, "").is_refused(400, "MANIFEST_INVALID"),
-        put("half a document", TAG, "{\"schemaVersion\":2").is_refused(400, "MANIFEST_INVALID"),
+            .refused(400, "MANIFEST_INVALID"),
+        put("nothing", TAG, "").refused(400, "MANIFEST_INVALID"),
+        put("half a document", TAG, "{\"schemaVersion\":2").refused(400, "MANIFEST_INVALID"),
         put("the fields of two kinds", TAG, &with(&json!({ "manifests": [] })))
-            .is_refused(400, "MANIFEST_INVALID"),
-        put("no config", TAG, &with(&json!({ "config": null }))).is_refused(400, "MANIFEST_INVALID"),
+            .refused(400, "MANIFEST_INVALID"),
+        put("no config", TAG, &with(&json!({ "config": null }))).refused(400, "MANIFEST_INVALID"),
         put(
             "a reference that is no digest",
             TAG,
             &with(&json!({ "layers": [{ "mediaType": "x/y", "digest": "sha256:x", "size": 1 }] })),
         )
-        .is_refused(400, "MANIFEST_INVALID"),
-        typed("another type than the document states", INDEX).is_refused(400, "MANIFEST_INVALID"),
-        typed("a type that is no manifest's", "text/html").is_refused(400, "MANIFEST_INVALID"),
+        .refused(400, "MANIFEST_INVALID"),
+        typed("another type than the document states", INDEX).refused(400, "MANIFEST_INVALID"),
+        typed("a type that is no manifest's", "text/html").refused(400, "MANIFEST_INVALID"),
         row("end-7a", "Pushing Manifests", "into a name that is none")
             .ask("PUT", "/v2/_catalog/manifests/v1")
             .send(with(&json!({})))
-            .is_refused(400, "NAME_INVALID"),
+            .refused(400, "NAME_INVALID"),
     ]
 }
 
@@ -288,6 +288,6 @@ fn subjects() -> Vec<Row> {
         taken(push("end-7a", "an index can have one", TAG, of_index.to_string(), INDEX))
             .with("oci-subject", "{absent}"),
         push("end-7a", "one that is no digest is refused", TAG, artifact(None, "sha256:x"), IMAGE)
-            .is_refused(400, "MANIFEST_INVALID"),
+            .refused(400, "MANIFEST_INVALID"),
     ]
 }

@@ -69,41 +69,37 @@ fn manifests() -> Vec<Row> {
             .header("If-None-Match", "W/\"{image}\"")
             .with("docker-content-digest", "{image}")
             .is(304),
-        row("an absent tag is not found")
-            .ask("GET", "/v2/a/manifests/none")
-            .is_refused(404, "MANIFEST_UNKNOWN"),
+        row("an absent tag is not found").ask("GET", "/v2/a/manifests/none").refused(404, "MANIFEST_UNKNOWN"),
         row("nor is an absent digest")
             .ask("GET", "/v2/a/manifests/{absent}")
-            .is_refused(404, "MANIFEST_UNKNOWN"),
+            .refused(404, "MANIFEST_UNKNOWN"),
         row("nor is a digest of another algorithm")
             .ask("GET", "/v2/a/manifests/{absent512}")
-            .is_refused(404, "MANIFEST_UNKNOWN"),
+            .refused(404, "MANIFEST_UNKNOWN"),
         row("nor is anything in an absent repository")
             .ask("GET", "/v2/{new}/manifests/v1")
-            .is_refused(404, "MANIFEST_UNKNOWN"),
+            .refused(404, "MANIFEST_UNKNOWN"),
         row("what can be no tag is not there")
             .ask("GET", "/v2/a/manifests/-v1")
-            .is_refused(404, "MANIFEST_UNKNOWN"),
+            .refused(404, "MANIFEST_UNKNOWN"),
         row("a tag has at most 128 characters")
             .ask("GET", format!("/v2/a/manifests/{}", "t".repeat(129)))
-            .is_refused(404, "MANIFEST_UNKNOWN"),
+            .refused(404, "MANIFEST_UNKNOWN"),
         row("what is nearly a digest is a mistake")
             .ask("GET", "/v2/a/manifests/sha256:baddigeststring")
-            .is_refused(400, "DIGEST_INVALID"),
-        row("a blob is no manifest")
-            .ask("GET", "/v2/a/manifests/{layer}")
-            .is_refused(404, "MANIFEST_UNKNOWN"),
-        row("a name has no capitals").ask("GET", "/v2/A/manifests/v1").is_refused(400, "NAME_INVALID"),
-        row("nor three underscores").ask("GET", "/v2/a___b/manifests/v1").is_refused(400, "NAME_INVALID"),
+            .refused(400, "DIGEST_INVALID"),
+        row("a blob is no manifest").ask("GET", "/v2/a/manifests/{layer}").refused(404, "MANIFEST_UNKNOWN"),
+        row("a name has no capitals").ask("GET", "/v2/A/manifests/v1").refused(400, "NAME_INVALID"),
+        row("nor three underscores").ask("GET", "/v2/a___b/manifests/v1").refused(400, "NAME_INVALID"),
         row("a name may have dashes, dots and two underscores")
             .ask("GET", "/v2/a--b/c__d.e/manifests/v1")
-            .is_refused(404, "MANIFEST_UNKNOWN"),
+            .refused(404, "MANIFEST_UNKNOWN"),
         row("a name of 255 characters is one")
             .ask("GET", format!("/v2/{}/manifests/v1", "n".repeat(255)))
-            .is_refused(404, "MANIFEST_UNKNOWN"),
+            .refused(404, "MANIFEST_UNKNOWN"),
         row("a longer one is none")
             .ask("GET", format!("/v2/{}/manifests/v1", "n".repeat(256)))
-            .is_refused(400, "NAME_INVALID"),
+            .refused(400, "NAME_INVALID"),
     ]
 }
 
@@ -137,17 +133,17 @@ fn blobs() -> Vec<Row> {
             .header("If-None-Match", "\"{absent}\"")
             .bytes(LAYER)
             .is(200),
-        row("an absent one is not found").ask("GET", "/v2/a/blobs/{absent}").is_refused(404, "BLOB_UNKNOWN"),
+        row("an absent one is not found").ask("GET", "/v2/a/blobs/{absent}").refused(404, "BLOB_UNKNOWN"),
         row("nor one that another repository has")
             .ask("GET", "/v2/{new}/blobs/{layer}")
-            .is_refused(404, "BLOB_UNKNOWN"),
-        row("a manifest is no blob").ask("GET", "/v2/a/blobs/{image}").is_refused(404, "BLOB_UNKNOWN"),
+            .refused(404, "BLOB_UNKNOWN"),
+        row("a manifest is no blob").ask("GET", "/v2/a/blobs/{image}").refused(404, "BLOB_UNKNOWN"),
         row("an algorithm that nobody knows is a mistake")
             .ask("GET", "/v2/a/blobs/md5:d41d8cd98f00b204e9800998ecf8427e")
-            .is_refused(400, "DIGEST_INVALID"),
+            .refused(400, "DIGEST_INVALID"),
         row("and so are capitals in a digest")
             .ask("GET", format!("/v2/a/blobs/sha256:{}", "A".repeat(64)))
-            .is_refused(400, "DIGEST_INVALID"),
+            .refused(400, "DIGEST_INVALID"),
     ]
 }
 
@@ -159,7 +155,7 @@ fn parts() -> Vec<Row> {
         row.is(206).bytes(bytes).with("content-range", at).with("docker-content-digest", "{layer}")
     };
     let beyond = |row: Row| {
-        row.is_refused(416, "SIZE_INVALID").with("content-range", "bytes */20").with("accept-ranges", "bytes")
+        row.refused(416, "SIZE_INVALID").with("content-range", "bytes */20").with("accept-ranges", "bytes")
     };
     vec![
         comes(part("a range from the middle", "bytes=4-8"), "bytes", "bytes 4-8/20"),

@@ -101,7 +101,7 @@ impl Row {
         self
     }
 
-    pub(super) fn is_refused(mut self, status: u16, code: &'static str) -> Self {
+    pub(super) fn refused(mut self, status: u16, code: &'static str) -> Self {
         (self.status, self.body) = (status, Body::Errors(vec![code]));
         self
     }

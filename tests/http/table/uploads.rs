@@ -49,10 +49,10 @@ fn sessions() -> Vec<Row> {
         .without("oci-chunk-min-length"),
         begins(with("the digest's algorithm is announced", "digest-algorithm=sha512")),
         with("an algorithm that nobody knows is refused", "digest-algorithm=blake2")
-            .is_refused(400, "DIGEST_INVALID"),
+            .refused(400, "DIGEST_INVALID"),
         row("end-4a", "POST then PUT", "a name that is none is refused")
             .ask("POST", "/v2/_oci/blobs/uploads/")
-            .is_refused(400, "NAME_INVALID"),
+            .refused(400, "NAME_INVALID"),
         row("end-6", "POST then PUT", "all bytes come with the PUT")
             .ask("PUT", "{session}?digest={sent}")
             .send("all bytes")
@@ -119,39 +119,39 @@ fn whole() -> Vec<Row> {
             .ask("POST", format!("{UPLOADS}?digest={{sent}}"))
             .header("Content-Range", "5-14")
             .send("some bytes")
-            .is_refused(416, "BLOB_UPLOAD_INVALID")
+            .refused(416, "BLOB_UPLOAD_INVALID")
             .then("GET", BLOB, 404),
         bad("another digest than the bytes have", "digest={absent}")
-            .is_refused(400, "DIGEST_INVALID")
+            .refused(400, "DIGEST_INVALID")
             .then("GET", "/v2/{own}/blobs/{absent}", 404)
             .then("GET", BLOB, 404),
-        bad("another digest by sha512", "digest={absent512}").is_refused(400, "DIGEST_INVALID").then(
+        bad("another digest by sha512", "digest={absent512}").refused(400, "DIGEST_INVALID").then(
             "GET",
             "/v2/{own}/blobs/{absent512}",
             404,
         ),
-        bad("no digest at all", "digest=sha256:baddigeststring").is_refused(400, "DIGEST_INVALID"),
+        bad("no digest at all", "digest=sha256:baddigeststring").refused(400, "DIGEST_INVALID"),
         bad("an algorithm that nobody knows", "digest=md5:d41d8cd98f00b204e9800998ecf8427e")
-            .is_refused(400, "DIGEST_INVALID"),
+            .refused(400, "DIGEST_INVALID"),
         close("another digest ends the session", "?digest={absent}")
-            .is_refused(400, "DIGEST_INVALID")
+            .refused(400, "DIGEST_INVALID")
             .then("GET", "/v2/{own}/blobs/{absent}", 404)
             .then("GET", "{begun}", 404),
         close("no digest at the end leaves it", "")
-            .is_refused(400, "DIGEST_INVALID")
+            .refused(400, "DIGEST_INVALID")
             .then("GET", "{begun}", 204),
         close("one that is none leaves it too", "?digest=sha256:x")
-            .is_refused(400, "DIGEST_INVALID")
+            .refused(400, "DIGEST_INVALID")
             .then("GET", "{begun}", 204),
         row("end-4a", "Pushing blobs", "one request too many")
             .ask("POST", UPLOADS)
             .on(Registry::Busy)
-            .is_refused(429, "TOOMANYREQUESTS")
+            .refused(429, "TOOMANYREQUESTS")
             .with("retry-after", "2"),
         row("end-4a", "Pushing blobs", "a registry that only reads")
             .ask("POST", UPLOADS)
             .on(Registry::ReadOnly)
-            .is_refused(405, "UNSUPPORTED")
+            .refused(405, "UNSUPPORTED")
             .with("allow", "GET, HEAD"),
     ]
 }
@@ -159,7 +159,7 @@ fn whole() -> Vec<Row> {
 fn chunks() -> Vec<Row> {
     let patch = |says| row("end-5", "Pushing a blob in chunks", says);
     let out_of_order = |row: Row, range| {
-        stands(row.is_refused(416, "BLOB_UPLOAD_INVALID"), 416, range).then(
+        stands(row.refused(416, "BLOB_UPLOAD_INVALID"), 416, range).then(
             "GET",
             "/v2/{own}/blobs/uploads/{id}",
             204,
@@ -224,22 +224,22 @@ fn chunks() -> Vec<Row> {
             .ask("PATCH", "{begun}")
             .header("Content-Range", "bytes 5-10/11")
             .send(" world")
-            .is_refused(400, "UNSUPPORTED")
+            .refused(400, "UNSUPPORTED")
             .then("GET", "{begun}", 204),
         patch("its end is the last byte")
             .ask("PATCH", "{begun}")
             .header("Content-Range", "5-11")
             .send(" world")
-            .is_refused(400, "SIZE_INVALID")
+            .refused(400, "SIZE_INVALID")
             .then("GET", "{begun}", 204),
         patch("a session that is not there")
             .ask("PATCH", format!("{UPLOADS}6b3c9a93-af5d-473f-a4cf-9710022185cd"))
             .send("hello")
-            .is_refused(404, "BLOB_UPLOAD_UNKNOWN"),
+            .refused(404, "BLOB_UPLOAD_UNKNOWN"),
         patch("what is no session's id")
             .ask("PATCH", format!("{UPLOADS}7"))
             .send("hello")
-            .is_refused(404, "BLOB_UPLOAD_UNKNOWN"),
+            .refused(404, "BLOB_UPLOAD_UNKNOWN"),
     ]
 }
 
@@ -264,20 +264,20 @@ fn closing() -> Vec<Row> {
         put("the digest is that of the whole")
             .ask("PUT", "{begun}?digest={sent}")
             .send(" world")
-            .is_refused(400, "DIGEST_INVALID"),
+            .refused(400, "DIGEST_INVALID"),
         stands(
             put("the last chunk is out of order")
                 .ask("PUT", format!("{{begun}}?digest={hello_world}"))
                 .header("Content-Range", "6-11")
                 .send(" world")
-                .is_refused(416, "BLOB_UPLOAD_INVALID"),
+                .refused(416, "BLOB_UPLOAD_INVALID"),
             416,
             "0-4",
         )
         .then("GET", "{begun}", 204),
         put("a session that is not there cannot be closed")
             .ask("PUT", format!("{UPLOADS}6b3c9a93-af5d-473f-a4cf-9710022185cd?digest={hello}"))
-            .is_refused(404, "BLOB_UPLOAD_UNKNOWN"),
+            .refused(404, "BLOB_UPLOAD_UNKNOWN"),
     ]
 }
 
@@ -289,7 +289,7 @@ fn status() -> Vec<Row> {
         stands(get("with what the closing PUT has in its query", "{begun}?digest={absent}"), 204, "0-4"),
         stands(get("HEAD asks for the same", "{begun}").ask("HEAD", "{begun}"), 204, "0-4"),
         get("of a session that is not there", "/v2/{own}/blobs/uploads/6b3c9a93-af5d-473f-a4cf-9710022185cd")
-            .is_refused(404, "BLOB_UPLOAD_UNKNOWN"),
+            .refused(404, "BLOB_UPLOAD_UNKNOWN"),
     ]
 }
 
@@ -304,7 +304,7 @@ fn cancelling() -> Vec<Row> {
             .then("DELETE", "{begun}", 404),
         delete("one that is not there cannot be")
             .ask("DELETE", format!("{UPLOADS}6b3c9a93-af5d-473f-a4cf-9710022185cd"))
-            .is_refused(404, "BLOB_UPLOAD_UNKNOWN"),
+            .refused(404, "BLOB_UPLOAD_UNKNOWN"),
     ]
 }
 
@@ -338,7 +338,7 @@ fn mounting() -> Vec<Row> {
         begun(mount("wherever it was sought", "{absent}")),
         begun(mount("also what is elsewhere than was said", "{layer}&from={new}")),
         begun(mount("or where nothing can be", "{layer}&from=NO")),
-        mount("a digest that is none", "sha256:x&from=a").is_refused(400, "DIGEST_INVALID"),
+        mount("a digest that is none", "sha256:x&from=a").refused(400, "DIGEST_INVALID"),
     ]
 }
 
