@@ -43,6 +43,11 @@ fn request() {
 }
 
 #[test]
+fn service() {
+    replay("service", checks::service::check);
+}
+
+#[test]
 fn model() {
     replay("model", checks::model);
 }

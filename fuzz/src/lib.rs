@@ -11,6 +11,7 @@ use sledge::store::sled::Inline;
 use sledge::wire::{ByteRange, ChunkRange, Request, TokenRequest};
 
 pub mod model;
+pub mod service;
 
 /// A word that is taken is written as it was read, and an error's message is short whatever was sent.
 pub fn words(input: &[u8]) {

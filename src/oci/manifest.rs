@@ -14,6 +14,10 @@ use super::{Algorithm, Annotations, Descriptor, Digest, DigestError, MediaType, 
 /// The largest manifest in bytes (distribution-spec, "Pushing Manifests": at least 4 megabytes).
 pub const MAX_MANIFEST_SIZE: usize = 4 << 20;
 
+/// How deep arrays and objects may stand in each other. What is unknown here is passed over however deep it is; those who pull it
+/// read it with a stack.
+const MAX_DEPTH: usize = 128;
+
 /// A manifest as it was pushed: exact bytes under a digest and a media type. Clones share the bytes.
 ///
 /// That a value exists says that the bytes have that digest. It does not say that they make sense:
@@ -243,6 +247,9 @@ impl Document {
     fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
         let Object(document) = serde_json::from_slice::<Object<Self>>(bytes)
             .map_err(|error| ManifestError::Json(error.to_string()))?;
+        if depth(bytes) > MAX_DEPTH {
+            return Err(ManifestError::TooDeep);
+        }
         match document.schema_version {
             Some(2) => Ok(document),
             found => Err(ManifestError::SchemaVersion(found)),
@@ -300,6 +307,26 @@ impl Document {
     }
 }
 
+/// How deep arrays and objects stand in each other in a JSON document.
+fn depth(document: &[u8]) -> usize {
+    let (mut depth, mut deepest) = (0_usize, 0);
+    let (mut in_string, mut escaped) = (false, false);
+    for byte in document {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = in_string,
+            b'"' => in_string = !in_string,
+            b'[' | b'{' if !in_string => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
 impl Pointer {
     fn referenced(self, role: ReferenceRole) -> Result<Referenced, ManifestError> {
         Ok(Referenced {
@@ -326,6 +353,9 @@ pub enum ManifestError {
     /// Not JSON, or a field of the wrong type, or a field twice; the parser's words are given.
     #[error("the manifest cannot be read: {0}")]
     Json(String),
+    /// Arrays and objects stand in each other more than 128 deep.
+    #[error("the manifest is nested too deep: at most {MAX_DEPTH} arrays and objects in each other")]
+    TooDeep,
     /// `schemaVersion` is not 2.
     #[error("schemaVersion must be 2, found {}", .0.map_or_else(|| "none".to_owned(), |v| v.to_string()))]
     SchemaVersion(Option<u64>),
@@ -465,6 +495,25 @@ mod tests {
         {
             let manifest = Manifest::new(MediaType::OCI_INDEX.parse().unwrap(), text.as_bytes());
             assert!(matches!(manifest.contents(), Err(ManifestError::Json(_))));
+        }
+    }
+
+    #[test]
+    fn what_is_unknown_is_not_nested_without_bounds() {
+        for (more, taken) in [(0, true), (MAX_DEPTH - 1, true), (MAX_DEPTH, false), (10_000, false)] {
+            for [open, close] in [["[", "]"], ["{\"x\":", "}"]] {
+                // What stands in strings opens nothing.
+                let inner = format!("\"[{{[\\\"{}\\\\\"", "[".repeat(200));
+                let nested = format!("{}{inner}{}", open.repeat(more), close.repeat(more));
+                let document = format!("{{\"schemaVersion\":2,\"manifests\":[],\"x\":{nested},\"y\":[]}}");
+                let contents =
+                    Manifest::new(MediaType::OCI_INDEX.parse().unwrap(), document.into_bytes()).contents();
+                assert_eq!(
+                    contents.map(|_| ()),
+                    if taken { Ok(()) } else { Err(ManifestError::TooDeep) },
+                    "{more}"
+                );
+            }
         }
     }
 

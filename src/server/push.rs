@@ -1,8 +1,12 @@
 //! Uploading blobs, mounting them, and putting manifests.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use http::header::{CONTENT_RANGE, CONTENT_TYPE, HeaderMap, IF_MATCH, IF_NONE_MATCH, LOCATION, RANGE};
+use http::header::{
+    CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue, IF_MATCH, IF_NONE_MATCH, LOCATION,
+    RANGE,
+};
 use http::{Response, StatusCode};
 use uuid::Uuid;
 
@@ -365,12 +369,16 @@ pub(super) async fn manifest(
     heavy: &Heavy,
     repository: RepositoryName,
     reference: Reference,
-    tags: Vec<Tag>,
+    mut tags: Vec<Tag>,
     sent: Sent<'_>,
 ) -> Result<Response<Body>, Refusal> {
     if tags.len() > MAX_TAGS_PER_PUSH {
         return Err(Error::TooManyTags(tags.len()).into());
     }
+    // Each is set once, and told once.
+    let mut seen = BTreeSet::new();
+    tags.retain(|tag| seen.insert(tag.clone()));
+    check_unpacked(sent.headers)?;
     let condition = condition(sent.headers)?;
     let stated = stated_media_type(sent.headers)?;
     let bytes = manifest_bytes(sent).await?;
@@ -402,6 +410,18 @@ pub(super) async fn manifest(
         Ok(reply.done())
     };
     Ok(if is_large { heavy.blocking(put).await? } else { blocking(put).await? })
+}
+
+/// Nobody unpacks a manifest that was packed for the way: a few bytes could become gigabytes, and its digest is that of what is stored.
+fn check_unpacked(headers: &HeaderMap) -> Result<()> {
+    let as_it_is = |encoding: &HeaderValue| encoding.as_bytes().eq_ignore_ascii_case(b"identity");
+    match headers.get_all(CONTENT_ENCODING).iter().all(as_it_is) {
+        true => Ok(()),
+        false => {
+            let words = "a manifest is sent as it is: leave out the Content-Encoding";
+            Err(Error::RequestInvalid(words.to_owned()))
+        }
+    }
 }
 
 async fn manifest_bytes(sent: Sent<'_>) -> Result<Vec<u8>, Refusal> {

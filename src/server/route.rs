@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::{CONTENT_LENGTH, HOST, HeaderName};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderName, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -18,7 +18,7 @@ use super::limits::{Client, Limits, Share};
 use super::metrics::{self, Counted, Limit, Metrics};
 use super::options::ServerOptions;
 use super::push::Sent;
-use super::reply::{API_VERSION, Reply};
+use super::reply::{API_VERSION, Reply, only};
 use super::{discover, manage, pull, push, token};
 use crate::access::CurrentAccess;
 use crate::error::Error;
@@ -75,7 +75,13 @@ pub(super) async fn answer(
     let mut body = Arriving::new(body, &parts.headers, service.options.silence_limit, metrics);
     let mut asked =
         Asked { parts: &parts, peer, id: id(&parts.headers), endpoint: metrics::NO_ENDPOINT, user: None };
-    let (refusal, mut response) = match dispatch(service, &mut asked, &mut body).await {
+    let unframed = frame(&parts).err();
+    let ends = unframed.is_some();
+    let dispatched = match unframed {
+        None => dispatch(service, &mut asked, &mut body).await,
+        Some(refusal) => Err(refusal),
+    };
+    let (refusal, mut response) = match dispatched {
         Ok(response) => (None, response),
         Err(refusal) => {
             let response = Reply::from(ErrorAnswer::from(&refusal)).done();
@@ -83,6 +89,9 @@ pub(super) async fn answer(
         }
     };
     body.discard();
+    if ends {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
 
     let length = response.body().left();
     if parts.method == Method::HEAD {
@@ -123,6 +132,23 @@ fn upload(service: &Service, peer: &Peer, body: &Arriving) -> Result<Option<(Sha
     Ok(Some((share, service.metrics.upload())))
 }
 
+/// Whether the request is one to everybody who read it on its way. Where it is not, the connection ends with its answer.
+fn frame(parts: &Parts) -> Result<(), Refusal> {
+    let refused = |words: &str| Err(Error::RequestInvalid(words.to_owned()).into());
+    // RFC 9112, 3.2.
+    if parts.version == Version::HTTP_11 && parts.headers.get_all(HOST).iter().count() != 1 {
+        return refused("a request has one Host header");
+    }
+    // RFC 9112, 6.1. Of several encodings only the last is undone: the bytes would be taken for the content that they encode.
+    let chunked = |value: &str| value.eq_ignore_ascii_case("chunked");
+    if parts.headers.contains_key(TRANSFER_ENCODING)
+        && !only(&parts.headers, TRANSFER_ENCODING).is_some_and(chunked)
+    {
+        return refused("a body has no other Transfer-Encoding than chunked, and that once");
+    }
+    Ok(())
+}
+
 async fn dispatch(
     service: &Service,
     asked: &mut Asked<'_>,
@@ -133,10 +159,6 @@ async fn dispatch(
     service.limits.request(Client::from(peer.address.ip())).inspect_err(|_| {
         service.metrics.refused(Limit::Requests);
     })?;
-    // RFC 9112, 3.2.
-    if parts.version == Version::HTTP_11 && parts.headers.get_all(HOST).iter().count() != 1 {
-        return Err(Error::RequestInvalid("a request has one Host header".to_owned()).into());
-    }
     if parts.uri.path() == TokenRequest::PATH
         && let Some(access) =
             service.access.as_ref().map(|current| current.get()).filter(|access| access.gives_tokens())

@@ -43,7 +43,7 @@ pub enum Request {
         /// Tag or digest.
         reference: Reference,
     },
-    /// Begins an upload session. `// end-4a, end-4c`
+    /// Begins an upload session, also where a mount names what can be no repository. `// end-4a, end-4c, end-11`
     UploadStart {
         /// The repository.
         repository: RepositoryName,

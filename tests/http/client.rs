@@ -27,7 +27,7 @@ impl Wire for StreamOwned<ClientConnection, TcpStream> {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) headers: Vec<(String, String)>,
@@ -76,7 +76,12 @@ fn prepared(stream: TcpStream) -> TcpStream {
 
 impl Client {
     pub(crate) fn write(&mut self, bytes: impl AsRef<[u8]>) {
-        self.0.get_mut().write_all(bytes.as_ref()).unwrap();
+        self.try_write(bytes).unwrap();
+    }
+
+    /// Writes as much as the server takes.
+    pub(crate) fn try_write(&mut self, bytes: impl AsRef<[u8]>) -> std::io::Result<()> {
+        self.0.get_mut().write_all(bytes.as_ref())
     }
 
     /// Sends a request's head.
@@ -176,6 +181,13 @@ impl Client {
         let mut line = String::new();
         self.0.read_line(&mut line).unwrap();
         line.strip_suffix("\r\n").unwrap_or_else(|| panic!("cut off at {line:?}")).to_owned()
+    }
+
+    /// Reads a line, if the connection was not reset or closed before.
+    pub(crate) fn try_line(&mut self) -> Option<String> {
+        let mut line = String::new();
+        self.0.read_line(&mut line).ok()?;
+        line.strip_suffix("\r\n").map(str::to_owned)
     }
 
     /// Says that nothing more will be sent.

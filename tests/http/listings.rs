@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::client::Client;
-use crate::fixture::{IMAGE, INDEX, each, image, push_blob, put, sha256};
+use crate::fixture::{IMAGE, INDEX, each, image, push_blob, put, sha256, sha512};
 
 /// All pages from one on, each with the entries under `field`.
 fn pages(client: &mut Client, path: &str, field: &str) -> Vec<Vec<String>> {
@@ -162,5 +162,50 @@ fn referrers_of_many_megabytes_come_in_pages_that_clients_can_read() {
         let path = format!("/v2/a/referrers/{subject}");
         assert!(client.get(&path).expect(200).body.len() <= 4 << 20);
         assert_eq!(pages(&mut client, &path, "manifests"), [&all[..2], &all[2..4], &all[4..]]);
+    });
+}
+
+/// A client that does not look for `OCI-Subject` keeps the list itself, in an index under the subject's tag. What it pushed is
+/// listed because its own manifest says so: once, as it says, and for as long as it is there. The index lends nothing to anybody:
+/// otherwise who may set tags could attach what was made for another image.
+#[test]
+fn what_was_pushed_with_the_tag_scheme_is_listed_by_its_own_subject() {
+    each(|fixture| {
+        let mut client = fixture.client();
+        for subject in [sha256(b"subject"), sha512(b"subject")] {
+            let tag = subject.replace(':', "-")[..71].to_owned();
+            let path = format!("/v2/a/referrers/{subject}");
+            let fields = |subject: &str| json!({ "subject": { "mediaType": IMAGE, "digest": subject, "size": 7 }, "annotations": { "by": "itself" } });
+            let attached = image(&mut client, "a", &fields(&subject));
+            let elsewhere = image(&mut client, "a", &fields(&sha256(b"another")));
+            let unattached = image(&mut client, "a", &json!({ "annotations": { "for": &tag } }));
+            let entry = |content: &[u8]| {
+                json!({
+                    "mediaType": IMAGE, "digest": sha256(content), "size": content.len(),
+                    "artifactType": "application/vnd.example.of-the-index", "annotations": { "by": "the index" },
+                })
+            };
+            let contents = [&attached, &elsewhere, &unattached];
+            for content in contents {
+                put(&mut client, "a", &sha256(content), content).expect(201);
+            }
+            let entries: Vec<_> = contents.iter().map(|content| entry(content)).collect();
+            let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": entries }).to_string();
+            let (fallback, headers) = (format!("/v2/a/manifests/{tag}"), [("Content-Type", INDEX)]);
+            client.send("PUT", &fallback, &headers, index.as_bytes()).expect(201);
+
+            let listed = client.get(&path).expect(200).json()["manifests"].clone();
+            let own = json!({
+                "mediaType": IMAGE, "digest": sha256(&attached), "size": attached.len(),
+                "artifactType": "application/vnd.oci.empty.v1+json", "annotations": { "by": "itself" },
+            });
+            assert_eq!(listed, json!([own]));
+            // Who goes on with the tag finds what it wrote there.
+            assert_eq!(client.get(&fallback).expect(200).body, index.as_bytes());
+            client.send("DELETE", &fallback, &[], b"").expect(202);
+            assert_eq!(client.get(&path).expect(200).json()["manifests"], listed);
+            client.send("DELETE", &format!("/v2/a/manifests/{}", sha256(&attached)), &[], b"").expect(202);
+            assert_eq!(client.get(&path).expect(200).json()["manifests"], json!([]));
+        }
     });
 }

@@ -17,6 +17,7 @@ mod damage;
 mod failures;
 mod fixture;
 mod guard;
+mod hostile;
 mod limits;
 mod listings;
 #[cfg(feature = "cli")]
@@ -26,6 +27,7 @@ mod monitor;
 mod offstage;
 mod pull;
 mod refusals;
+mod table;
 mod tls;
 mod tokens;
 mod uploads;

@@ -5,7 +5,7 @@ use std::io;
 use std::panic::catch_unwind;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use sledge::oci::{Descriptor, Digest, Manifest, MediaType, Reference, RepositoryName, Tag};
 use sledge::store::{
@@ -48,6 +48,8 @@ pub(crate) struct Seen {
     pub(crate) listing: Mutex<()>,
     /// How often that was begun.
     pub(crate) listings: AtomicUsize,
+    /// There are too many requests of whoever begins to push.
+    pub(crate) busy: AtomicBool,
 }
 
 /// The store, and the folder that it is in, which goes away after it.
@@ -149,6 +151,9 @@ impl Push for Offstage {
 
     fn start_upload(&self, repository: &RepositoryName, options: &UploadOptions) -> Result<Box<dyn Upload>> {
         watch();
+        if self.seen.busy.load(Ordering::SeqCst) {
+            return Err(Error::TooManyRequests { retry_after: Duration::from_millis(1500) });
+        }
         let upload = self.store.start_upload(repository, options)?;
         self.seen.started.lock().unwrap().push((repository.clone(), upload.id()));
         Ok(self.session(upload))

@@ -1,0 +1,45 @@
+//! Error answers, beyond those that a section of their own asks for.
+
+use super::row::{Row, row};
+
+pub(super) fn rows() -> Vec<Row> {
+    let row = |end, says| row(end, "Error Codes", says);
+    let method = |row: Row, allow| row.refused(405, "UNSUPPORTED").with("allow", allow);
+    vec![
+        row("end-1", "a path that is no endpoint's").ask("GET", "/v2/a").refused(404, "UNSUPPORTED"),
+        row("end-1", "one outside of the API").ask("GET", "/").refused(404, "UNSUPPORTED"),
+        row("end-1", "another version of it").ask("GET", "/v1/").refused(404, "UNSUPPORTED"),
+        row("end-1", "an extension of a registry that is not there")
+            .ask("GET", "/v2/_oci/ext/discover")
+            .refused(404, "UNSUPPORTED"),
+        row("end-1", "an extension of a repository that is not there")
+            .ask("GET", "/v2/a/_oci/ext/discover")
+            .refused(404, "UNSUPPORTED"),
+        method(row("end-1", "a method that the root does not have").ask("POST", "/v2/"), "GET, HEAD"),
+        method(
+            row("end-2", "one that blobs do not have").ask("PUT", "/v2/a/blobs/{layer}"),
+            "GET, HEAD, DELETE",
+        ),
+        method(
+            row("end-3", "one that manifests do not have").ask("PATCH", "/v2/a/manifests/v1"),
+            "GET, HEAD, PUT, DELETE",
+        ),
+        method(
+            row("end-4a", "one that the place of uploads does not have").ask("GET", "/v2/a/blobs/uploads/"),
+            "POST",
+        ),
+        method(
+            row("end-5", "one that sessions do not have").ask("POST", "{session}").send(""),
+            "GET, HEAD, PATCH, PUT, DELETE",
+        ),
+        method(
+            row("end-8a", "one that lists of tags do not have").ask("DELETE", "/v2/a/tags/list"),
+            "GET, HEAD",
+        ),
+        method(
+            row("end-12a", "one that lists of referrers do not have")
+                .ask("DELETE", "/v2/a/referrers/{image}"),
+            "GET, HEAD",
+        ),
+    ]
+}
