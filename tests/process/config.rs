@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use crate::control::words;
 use crate::server::Server;
 
-fn check(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+pub(crate) fn check(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_sledge"))
         .args(["config", "check"])
         .args(arguments)
@@ -18,7 +18,7 @@ fn check(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
 }
 
 /// Writes a configuration, and says where.
-fn write(folder: &Path, text: &str) -> String {
+pub(crate) fn write(folder: &Path, text: &str) -> String {
     let path = folder.join("sledge.toml");
     fs::write(&path, text).unwrap();
     path.to_str().unwrap().to_owned()

@@ -8,6 +8,7 @@
     reason = "a test stops at the first surprise, and says what it measured"
 )]
 
+mod access;
 mod backup;
 mod config;
 mod control;

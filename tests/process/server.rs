@@ -10,7 +10,7 @@ use std::process::{Child, ChildStderr, Command, Stdio};
 pub(crate) struct Server {
     process: Child,
     pub(crate) address: String,
-    _log: BufReader<ChildStderr>,
+    log: BufReader<ChildStderr>,
 }
 
 impl Server {
@@ -40,23 +40,39 @@ impl Server {
         let mut log = BufReader::new(process.stderr.take().unwrap());
         let mut line = String::new();
         log.read_line(&mut line).unwrap();
-        let address = line.split("http://").nth(1).unwrap_or_else(|| panic!("unexpected first line: {line}"));
+        let address = line.split("://").nth(1).unwrap_or_else(|| panic!("unexpected first line: {line}"));
         let address = address.split(',').next().unwrap().to_owned();
-        Self { process, address, _log: log }
+        Self { process, address, log }
+    }
+
+    /// Waits until the log has a line with these words, and gives it.
+    pub(crate) fn hear(&mut self, words: &str) -> String {
+        loop {
+            let mut line = String::new();
+            assert_ne!(
+                self.log.read_line(&mut line).unwrap(),
+                0,
+                "the server ended without saying {words:?}"
+            );
+            if line.contains(words) {
+                return line;
+            }
+        }
+    }
+
+    /// Sends a signal, such as HUP.
+    pub(crate) fn signal(&self, name: &str) {
+        let id = self.process.id().to_string();
+        assert!(Command::new("kill").args([&format!("-{name}"), &id]).status().unwrap().success());
     }
 
     pub(crate) fn request(&self, method: &str, path: &str, body: &[u8]) -> Answer {
-        let mut stream = TcpStream::connect(&self.address).unwrap();
-        let length = body.len();
-        write!(
-            stream,
-            "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
-        )
-        .unwrap();
-        stream.write_all(body).unwrap();
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).unwrap();
-        Answer::of(&answer)
+        self.request_as(None, method, path, body)
+    }
+
+    /// As a user whose name and password are in base64.
+    pub(crate) fn request_as(&self, user: Option<&str>, method: &str, path: &str, body: &[u8]) -> Answer {
+        send(&self.address, user, method, path, body)
     }
 
     /// Where a session stands: the `Range` of an empty one and of one with a single byte are the same, and no test needs either.
@@ -81,9 +97,7 @@ impl Server {
 
     /// Stops it as a person or an init system does, and waits until it has.
     pub(crate) fn stop(mut self) {
-        let signalled =
-            Command::new("kill").args(["-TERM", &self.process.id().to_string()]).status().unwrap();
-        assert!(signalled.success());
+        self.signal("TERM");
         assert!(self.process.wait().unwrap().success());
     }
 
@@ -99,6 +113,26 @@ impl Drop for Server {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// Asks somebody else than a registry.
+pub(crate) fn request_to(address: &str, method: &str, path: &str) -> Answer {
+    send(address, None, method, path, b"")
+}
+
+fn send(address: &str, user: Option<&str>, method: &str, path: &str, body: &[u8]) -> Answer {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let length = body.len();
+    let user = user.map_or_else(String::new, |user| format!("Authorization: Basic {user}\r\n"));
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{user}Content-Length: {length}\r\n\r\n"
+    )
+    .unwrap();
+    stream.write_all(body).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    Answer::of(&answer)
 }
 
 pub(crate) struct Answer {

@@ -142,7 +142,11 @@ impl Configuration {
             .as_ref()
             .and_then(|said| said.pointer(&pointer))
             .is_some_and(|value| !(value.is_null() || value.as_array().is_some_and(Vec::is_empty)));
-        let flag = mistake.key.strip_prefix("retention.").unwrap_or(mistake.key).replace('.', "-");
+        // Of the tables only [tls] stands in the flags' names.
+        let flag = match mistake.key.split_once('.') {
+            Some(("tls", _)) | None => mistake.key.replace('.', "-"),
+            Some((_, name)) => name.to_owned(),
+        };
         let in_file = self.file.as_ref().filter(|_| !by_flag);
         let place = match in_file.and_then(|file| Some((file, file.line(mistake.key)?))) {
             Some((file, line)) => format!("{}:{line}: {}", file.path.display(), mistake.key),

@@ -1,7 +1,7 @@
 //! What people and scripts read: results go to stdout, everything else to stderr.
 
 use std::error::Error as StdError;
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::io::{self, Write};
 
 use serde::Serialize;
@@ -35,6 +35,16 @@ impl Failure {
     }
 }
 
+impl Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Output(error) => write!(f, "the output cannot be written: {error}"),
+            Self::Failed { doing, reason, .. } if doing.is_empty() => reason.fmt(f),
+            Self::Failed { doing, reason, .. } => write!(f, "{doing}: {reason}"),
+        }
+    }
+}
+
 #[derive(Clone, Copy)]
 pub(crate) struct Printer(());
 
@@ -60,15 +70,9 @@ impl Printer {
     }
 
     pub(crate) fn failure(self, failure: &Failure) {
-        match failure {
-            Failure::Output(error) => self.note(format_args!("error: the output cannot be written: {error}")),
-            Failure::Failed { doing, reason, hint } => {
-                let separator = if doing.is_empty() { "" } else { ": " };
-                self.note(format_args!("error: {doing}{separator}{reason}"));
-                if let Some(hint) = hint {
-                    self.note(format_args!("hint: {hint}"));
-                }
-            }
+        self.note(format_args!("error: {failure}"));
+        if let Failure::Failed { hint: Some(hint), .. } = failure {
+            self.note(format_args!("hint: {hint}"));
         }
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use clap::Args;
 use sledge::filter::{ImmutableTags, ReadOnly};
-use sledge::server::{Server, ServerOptions};
+use sledge::server::{Metrics, Monitor, Server};
 use sledge::store::Store;
 use sledge::store::sled::{Options, Sled, VerifyOptions, WhenFull};
 use tokio::net::TcpListener;
@@ -21,9 +21,11 @@ use tracing_subscriber::EnvFilter;
 use crate::config::{Configuration, Source};
 use crate::control::Control;
 use crate::init;
+use crate::live::{Live, SetFilter};
 use crate::operation::cannot_open;
 use crate::policy::{self, Policy, Standing};
 use crate::printer::{Failure, Printer};
+use crate::readings;
 use crate::recurring::Recurring;
 use crate::settings::{LogFormat, Settings};
 use crate::values::{Rate, Size, Time};
@@ -36,9 +38,11 @@ const GC_INTERVAL: Duration = Duration::from_secs(60 * 60);
 const VERIFY_INTERVAL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 const VERIFY_RATE: u64 = 32 << 20;
 
-/// Serve the OCI distribution API over HTTP, without TLS
+/// Serve the OCI distribution API over HTTP, with or without TLS
 ///
-/// What is said by a flag goes before what a variable of the environment says, and that before the file.
+/// What is said by a flag goes before what a variable of the environment says, and that before the file. At SIGHUP the file is read
+/// again: who may do what, certificates and what is logged are then as it says; the rest takes a restart. Certificates and
+/// passwords that have changed on the disk are taken in without being told.
 #[derive(Args)]
 pub(crate) struct Serve {
     #[command(flatten)]
@@ -48,13 +52,14 @@ pub(crate) struct Serve {
 impl Serve {
     pub(crate) fn run(self, printer: Printer) -> Result<(), Failure> {
         let Configuration { settings, .. } = self.source.read()?.checked()?;
-        log(&settings)?;
+        let set_filter = log(&settings)?;
+        let live = Live::new(self.source, settings.clone(), set_filter)?;
         let runtime = runtime().map_err(|error| Failure::new("the runtime cannot be started", error))?;
-        runtime.block_on(serve(&settings, printer))
+        runtime.block_on(serve(&settings, live, printer))
     }
 }
 
-async fn serve(settings: &Settings, printer: Printer) -> Result<(), Failure> {
+async fn serve(settings: &Settings, live: Live, printer: Printer) -> Result<(), Failure> {
     let shutdown = shutdown().map_err(|error| Failure::new("signals cannot be received", error))?;
     // The address before the data: who has mistyped it is not left with an empty folder.
     let listen = settings.listen.as_deref().unwrap_or("127.0.0.1:5000");
@@ -62,6 +67,10 @@ async fn serve(settings: &Settings, printer: Printer) -> Result<(), Failure> {
     let data = settings.data.as_deref().unwrap_or(Path::new("./sledge-data"));
     let data = std::path::absolute(data)
         .map_err(|error| Failure::new(format!("folder {}", data.display()), error))?;
+    let monitored = match settings.metrics_listen.as_deref() {
+        Some(on) => Some(TcpListener::bind(on).await.map_err(|error| cannot_listen(on, error))?),
+        None => None,
+    };
     let store = open_store(settings, &data)?;
     if !settings.is_read_only() && store.is_snapshot() {
         tracing::warn!(
@@ -74,7 +83,9 @@ async fn serve(settings: &Settings, printer: Printer) -> Result<(), Failure> {
         .map_err(|error| Failure::new(format!("cannot listen for commands in {}", data.display()), error))?;
     let manner = if settings.is_read_only() { ", read-only" } else { "" };
     init::ready();
-    printer.note(format_args!("sledge listening on http://{address}, data in {}{manner}", data.display()));
+    let scheme = if live.tls().is_some() { "https" } else { "http" };
+    printer
+        .note(format_args!("sledge listening on {scheme}://{address}, data in {}{manner}", data.display()));
     let interval = match settings.gc_interval {
         _ if settings.is_read_only() => Duration::ZERO,
         Some(Time(interval)) => interval,
@@ -84,25 +95,59 @@ async fn serve(settings: &Settings, printer: Printer) -> Result<(), Failure> {
     let options = VerifyOptions::new().rate(settings.verify_rate.map_or(VERIFY_RATE, |Rate(rate)| rate));
     let interval = settings.verify_interval.map_or(VERIFY_INTERVAL, |Time(interval)| interval);
     let verifying = Recurring::verifying(store.clone(), options, interval);
-    let served = Server::new(front(settings, store), ServerOptions::new()).serve(listener, shutdown).await;
+    let metrics = Metrics::new();
+    let front = front(settings, store.clone());
+    if let Some(address) = monitored.as_ref().and_then(|listener| listener.local_addr().ok()) {
+        printer.note(format_args!("metrics and health on http://{address}"));
+    }
+    let monitor = monitored.map(|listener| {
+        metrics.readings(move || readings::of(&store));
+        let monitor = Monitor::new(metrics.clone(), Arc::clone(&front));
+        // To the end: whoever looks is to see it stop.
+        tokio::spawn(async move { monitor.serve(listener, std::future::pending()).await })
+    });
+    let mut server = Server::new(front, settings.limits.options()).metrics(metrics);
+    if let Some(tls) = live.tls() {
+        server = server.tls(tls);
+    }
+    if let Some(access) = live.access() {
+        server = server.access(access);
+    }
+    let watching = live.watch().map_err(|error| Failure::new("signals cannot be received", error))?;
+    let served = server.serve(listener, shutdown).await;
+    watching.abort();
+    if let Some(monitor) = monitor {
+        monitor.abort();
+    }
     control.stop().await;
     collecting.stop().await;
     verifying.stop().await;
     served.map_err(|error| Failure::new("the server stopped", error))
 }
 
-fn log(settings: &Settings) -> Result<(), Failure> {
-    let filter = settings.log.as_deref().unwrap_or("info");
+fn log(settings: &Settings) -> Result<SetFilter, Failure> {
+    let filter = settings.filter();
     let filter = EnvFilter::try_new(filter).map_err(|error| {
         Failure::new(format!("log filter {filter:?}"), error).hint("use error, warn, info, debug or trace")
     })?;
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     let ansi = io::IsTerminal::is_terminal(&io::stderr());
-    let set = match settings.log_format.unwrap_or(LogFormat::Text) {
-        LogFormat::Text => subscriber.with_ansi(ansi).try_init(),
-        LogFormat::Json => subscriber.json().try_init(),
+    let (set, set_filter): (_, SetFilter) = match settings.log_format.unwrap_or(LogFormat::Text) {
+        LogFormat::Text => {
+            let subscriber = subscriber.with_ansi(ansi).with_filter_reloading();
+            let handle = subscriber.reload_handle();
+            let set = Box::new(move |filter| handle.reload(filter).map_err(|error| error.to_string()));
+            (subscriber.try_init(), set)
+        }
+        LogFormat::Json => {
+            let subscriber = subscriber.json().with_filter_reloading();
+            let handle = subscriber.reload_handle();
+            let set = Box::new(move |filter| handle.reload(filter).map_err(|error| error.to_string()));
+            (subscriber.try_init(), set)
+        }
     };
-    set.map_err(|error| Failure::new("logs cannot be written", error.to_string()))
+    set.map_err(|error| Failure::new("logs cannot be written", error.to_string()))?;
+    Ok(set_filter)
 }
 
 /// What is listened on, and its address: the socket that the init system passed goes before an address that was given.

@@ -5,14 +5,23 @@ use std::path::{Path, PathBuf};
 use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
+use sledge::access::{Access, TokenEndpoint};
 use sledge::store::sled::Options;
 use tracing_subscriber::EnvFilter;
 
 use crate::policy::{Policy, TagPattern};
 use crate::values::{Rate, Size, Time};
 
-/// A server's settings; what is not said has a default. In a file they have the flags' names, those of what is kept in the table
-/// `[retention]`.
+mod auth;
+mod limits;
+mod tls;
+
+use auth::{AuthSettings, Rule};
+use limits::LimitSettings;
+use tls::TlsSettings;
+
+/// A server's settings; what is not said has a default. In a file they have the flags' names, in tables `[retention]` for what is
+/// kept, `[tls]`, `[auth]` and `[limits]`.
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Settings {
@@ -55,6 +64,18 @@ pub(crate) struct Settings {
     /// What is logged: a level, or levels of modules, such as info,sledge=debug [default: info]
     #[arg(long, value_name = "FILTER", env = "SLEDGE_LOG")]
     pub(crate) log: Option<String>,
+    /// Where metrics and health are asked for, such as 127.0.0.1:9100: /metrics, /livez and /readyz [default: nowhere]
+    #[arg(long, value_name = "ADDR", env = "SLEDGE_METRICS_LISTEN")]
+    pub(crate) metrics_listen: Option<String>,
+    #[command(flatten)]
+    pub(crate) tls: TlsSettings,
+    #[command(flatten)]
+    pub(crate) auth: AuthSettings,
+    /// Who may do what, where it is not the same for all.
+    #[arg(skip)]
+    pub(crate) access: Vec<Rule>,
+    #[command(flatten)]
+    pub(crate) limits: LimitSettings,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -97,6 +118,11 @@ impl Settings {
             read_only: self.read_only.or(others.read_only),
             log_format: self.log_format.or(others.log_format),
             log: self.log.or(others.log),
+            metrics_listen: self.metrics_listen.or(others.metrics_listen),
+            tls: self.tls.or(others.tls),
+            auth: self.auth.or(others.auth),
+            access: if self.access.is_empty() { others.access } else { self.access },
+            limits: self.limits.or(others.limits),
         }
     }
 
@@ -105,6 +131,8 @@ impl Settings {
         for path in self.data.iter_mut() {
             *path = folder.join(&*path);
         }
+        self.tls.beginning_at(folder);
+        self.auth.beginning_at(folder);
         self
     }
 
@@ -131,15 +159,61 @@ impl Settings {
             let says = format!("{budget} bytes are too few for a store: at least {least}MiB");
             mistakes.push(Mistake::new("budget", says));
         }
-        if let Some(listen) = self.listen.as_deref().filter(|listen| !is_address(listen)) {
-            let says = format!("{listen:?} is no address and port, such as 127.0.0.1:5000");
-            mistakes.push(Mistake::new("listen", says));
+        for (key, listen) in [("listen", &self.listen), ("metrics-listen", &self.metrics_listen)] {
+            if let Some(listen) = listen.as_deref().filter(|listen| !is_address(listen)) {
+                let says = format!("{listen:?} is no address and port, such as 127.0.0.1:5000");
+                mistakes.push(Mistake::new(key, says));
+            }
         }
         if let Some(Err(error)) = self.log.as_deref().map(EnvFilter::try_new) {
             let says = format!("{error}: use error, warn, info, debug or trace");
             mistakes.push(Mistake::new("log", says));
         }
+        mistakes.extend(self.limits.mistakes());
+        mistakes.extend(self.tls.load().err());
+        let access = self.auth.endpoint().and_then(|endpoint| self.access(endpoint));
+        mistakes.extend(access.err());
         mistakes
+    }
+
+    /// Who may do what, with the files as they are now; nothing where everybody may do everything.
+    pub(crate) fn access(&self, endpoint: Option<TokenEndpoint>) -> Result<Option<Access>, Mistake> {
+        self.auth.load(&self.access, self.tls.asks_for_certificates(), endpoint)
+    }
+
+    /// What of others is not as it is here and takes a restart to be.
+    pub(crate) fn fixed_that_differ(&self, others: &Self, has_access: bool) -> Vec<String> {
+        let fixed = |settings: &Self| {
+            let mut value = serde_json::to_value(settings).unwrap_or_default();
+            if let Some(settings) = value.as_object_mut() {
+                settings.remove("log");
+                // Who has let everybody in goes on so.
+                if has_access {
+                    settings.retain(|key, _| !matches!(key.as_str(), "auth" | "access"));
+                }
+            }
+            value
+        };
+        let (ours, theirs) = (fixed(self), fixed(others));
+        let keys = ours.as_object().into_iter().flat_map(serde_json::Map::keys);
+        keys.filter(|key| ours.get(key) != theirs.get(key)).cloned().collect()
+    }
+
+    /// Takes what can change from others.
+    pub(crate) fn take_over(&mut self, others: Self) {
+        self.auth = others.auth;
+        self.access = others.access;
+        self.log = others.log;
+    }
+
+    /// What is logged.
+    pub(crate) fn filter(&self) -> &str {
+        self.log.as_deref().unwrap_or("info")
+    }
+
+    /// The files that are read again when they have changed.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &Path> {
+        self.tls.files().chain(self.auth.files())
     }
 
     pub(crate) fn is_cache(&self) -> bool {

@@ -1,0 +1,182 @@
+//! What of a server's settings can change while it runs: who may do what, certificates, and what is logged. They are read again
+//! when a file that they name has changed, and with the configuration itself at SIGHUP.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sledge::access::{CurrentAccess, TokenEndpoint};
+use sledge::server::Tls;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::{MissedTickBehavior, interval};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::Source;
+use crate::printer::Failure;
+use crate::settings::{Mistake, Settings};
+
+/// How often files are looked at.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Puts another log filter in the place of the one that there is.
+pub(crate) type SetFilter = Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>;
+
+/// The parts of a server that change.
+pub(crate) struct Live {
+    source: Source,
+    /// What holds now, as far as it can change; the rest as it was at the start.
+    settings: Settings,
+    /// None where everybody may do everything, for good: who is let in is not to hang on a slip in a file.
+    access: Option<Arc<CurrentAccess>>,
+    endpoint: Option<TokenEndpoint>,
+    tls: Option<Tls>,
+    set_filter: SetFilter,
+    stamps: Vec<Stamp>,
+}
+
+/// What tells a file from what it was.
+#[derive(PartialEq, Eq)]
+struct Stamp {
+    path: PathBuf,
+    seen: Option<(u64, u64, i64, i64)>,
+}
+
+impl Live {
+    pub(crate) fn new(source: Source, settings: Settings, set_filter: SetFilter) -> Result<Self, Failure> {
+        let failure = |mistake: Mistake| Failure::new(mistake.key, mistake.says);
+        let stamps = stamps(&settings);
+        let endpoint = settings.auth.endpoint().map_err(failure)?;
+        let access = match settings.access(endpoint.clone()).map_err(failure)? {
+            Some(access) => {
+                let access = CurrentAccess::new(access).map_err(|error| Failure::new("", error))?;
+                Some(Arc::new(access))
+            }
+            None => None,
+        };
+        let tls = settings.tls.load().map_err(failure)?;
+        Ok(Self { source, settings, access, endpoint, tls, set_filter, stamps })
+    }
+
+    pub(crate) fn access(&self) -> Option<Arc<CurrentAccess>> {
+        self.access.clone()
+    }
+
+    pub(crate) fn tls(&self) -> Option<Tls> {
+        self.tls.clone()
+    }
+
+    /// Looks after it until it is aborted.
+    pub(crate) fn watch(mut self) -> io::Result<JoinHandle<()>> {
+        let mut hangup = signal(SignalKind::hangup())?;
+        let mut ticks = interval(LOOK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Ok(tokio::spawn(async move {
+            loop {
+                let told = tokio::select! {
+                    told = hangup.recv() => told.is_some(),
+                    _ = ticks.tick() => false,
+                };
+                // Files are read, and passwords are hashed.
+                let looked = spawn_blocking(move || {
+                    if told {
+                        self.read_again();
+                    } else {
+                        self.look();
+                    }
+                    self
+                });
+                match looked.await {
+                    Ok(live) => self = live,
+                    Err(error) => {
+                        tracing::error!(%error, "the configuration is not looked at any more");
+                        return;
+                    }
+                }
+            }
+        }))
+    }
+
+    /// Reads the files again, if one has changed.
+    fn look(&mut self) {
+        let stamps = stamps(&self.settings);
+        if stamps != self.stamps {
+            self.stamps = stamps;
+            self.refresh(&self.settings.clone());
+        }
+    }
+
+    /// Reads all of it again. What is wrong changes nothing.
+    fn read_again(&mut self) {
+        let read = self.source.read().and_then(crate::config::Configuration::checked);
+        let settings = match read {
+            Ok(configuration) => configuration.settings,
+            Err(failure) => {
+                tracing::error!(%failure, "the configuration stays as it was");
+                return;
+            }
+        };
+        let filter = settings.filter();
+        let set = EnvFilter::try_new(filter).map_err(|error| error.to_string());
+        if let Err(error) = set.and_then(|filter| (self.set_filter)(filter)) {
+            tracing::error!(error, filter, "what is logged stays as it was");
+        }
+        for key in self.settings.fixed_that_differ(&settings, self.access.is_some()) {
+            tracing::warn!(setting = key, "changed: it takes a restart to hold");
+        }
+        if !self.settings.auth.has_the_endpoint_of(&settings.auth) {
+            match settings.auth.endpoint() {
+                Ok(endpoint) => self.endpoint = endpoint,
+                Err(Mistake { key, says }) => {
+                    tracing::error!(setting = key, error = says, "who may do what stays as it was");
+                    return;
+                }
+            }
+        }
+        self.stamps = stamps(&settings);
+        if self.refresh(&settings) {
+            self.settings.take_over(settings);
+        }
+        tracing::info!("the configuration was read again");
+    }
+
+    /// Takes files as they are now. Says whether who may do what is as these settings say.
+    fn refresh(&self, settings: &Settings) -> bool {
+        if let Some(tls) = &self.tls {
+            match tls.reload() {
+                Ok(()) => tracing::info!("the certificate was read again"),
+                Err(error) => tracing::error!(%error, "the certificate stays as it was"),
+            }
+        }
+        let Some(current) = &self.access else { return true };
+        match settings.access(self.endpoint.clone()) {
+            Ok(Some(access)) => {
+                current.replace(access);
+                tracing::info!("who may do what was read again");
+                true
+            }
+            Ok(None) => {
+                tracing::error!(
+                    "nothing says any more who may do what, so that it stays as it was: to let everybody in takes a restart"
+                );
+                false
+            }
+            Err(Mistake { key, says }) => {
+                tracing::error!(setting = key, error = says, "who may do what stays as it was");
+                false
+            }
+        }
+    }
+}
+
+fn stamps(settings: &Settings) -> Vec<Stamp> {
+    let stamp = |path: &std::path::Path| {
+        let seen = fs::metadata(path).ok();
+        let seen = seen.map(|found| (found.ino(), found.size(), found.mtime(), found.mtime_nsec()));
+        Stamp { path: path.to_owned(), seen }
+    };
+    settings.files().map(stamp).collect()
+}
