@@ -204,8 +204,9 @@ serve() { # serve plain|TLS none|password
 
 # --- What the cells share -----------------------------------------------------------------------------------------------
 #
-# Set for each row: $registry, $transport, $login, and $secret, the password if there is one. Each cell is a function CLIENT_CELL, run in a shell of its own that ends at
-# the first command that fails; what it leaves for later cells of the row, it leaves in files in $row.
+# Set for each row: $registry, $transport, $login, and $secret, the password if there is one. Each cell is a function
+# CLIENT_CELL, run in a shell of its own that ends at the first command that fails; what it leaves for later cells of the row,
+# it leaves in files in $row.
 
 says() { # says WHAT FOUND EXPECTED
     [[ $2 == "$3" ]] || fail "$1 is «$2», expected «$3»"

@@ -56,7 +56,7 @@ ctr_out() { # ctr_out TAG DIGEST [OPTION...]
     run_ctr images pull "${trust[@]}" --snapshotter native "${@:3}" "$registry/ctr/app:$1"
     says "the digest of $1" "$(run_ctr images ls "name==$registry/ctr/app:$1" | awk 'NR == 2 { print $3 }')" "$2"
     # It hashes all that it fetches.
-    says 'the content' "$(run_ctr content ls --quiet | sort | paste -sd ' ')" "$(reachable "$layout" "$2" | sort -u | paste -sd ' ')"
+    says 'the content' "$(run_ctr content ls --quiet | sort)" "$(reachable "$layout" "$2" | sort -u)"
 }
 
 ctr_send() { # ctr_send TAG
