@@ -28,7 +28,7 @@ const AT_THE_ROOT: [(&str, &str); 3] =
     [("Error", "error::Error"), ("ErrorCode", "error::ErrorCode"), ("Result", "error::Result")];
 
 /// The modules that alone may name a crate. Crates that are not listed may be named anywhere.
-const CRATES: [(&str, &[&str]); 19] = [
+const CRATES: [(&str, &[&str]); 20] = [
     ("bincode", &["store::sled"]),
     ("crc32fast", &["store::sled"]),
     ("crossbeam", &["store::sled"]),
@@ -46,6 +46,7 @@ const CRATES: [(&str, &[&str]); 19] = [
     ("humantime", &["bin"]),
     ("parse_size", &["bin"]),
     ("toml", &["bin"]),
+    ("ureq", &["bin"]),
     ("wildmatch", &["bin"]),
     ("tracing_subscriber", &["bin"]),
 ];

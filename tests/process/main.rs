@@ -11,6 +11,7 @@
 mod backup;
 mod config;
 mod control;
+mod events;
 mod gc;
 mod kill;
 mod memory;

@@ -11,7 +11,7 @@ use clap::Args;
 use sledge::filter::{ImmutableTags, ReadOnly};
 use sledge::server::{Server, ServerOptions};
 use sledge::store::Store;
-use sledge::store::sled::{Options, Sled, VerifyOptions, WhenFull};
+use sledge::store::sled::{Events, Options, Sled, VerifyOptions, WhenFull};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -19,6 +19,8 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{Configuration, Source};
 use crate::control::Control;
+use crate::events::envelope::Source as Sender;
+use crate::events::{Bell, Senders};
 use crate::operation::cannot_open;
 use crate::policy::{self, Policy, Standing};
 use crate::printer::{Failure, Printer};
@@ -62,7 +64,10 @@ async fn serve(settings: &Settings, printer: Printer) -> Result<(), Failure> {
     let data = settings.data.as_deref().unwrap_or(Path::new("./sledge-data"));
     let data = std::path::absolute(data)
         .map_err(|error| Failure::new(format!("folder {}", data.display()), error))?;
-    let store = open_store(settings, &data)?;
+    let bell = Bell::default();
+    let store = open_store(settings, &data, &bell)?;
+    let sending = Senders::start(&store, &settings.events, &Sender::new(address), bell)
+        .map_err(|error| Failure::new("events cannot be sent", error))?;
     let standing = Standing { policy: settings.retention.clone(), read_only: settings.is_read_only() };
     let control = Control::listen(&data, store.clone(), standing.clone())
         .map_err(|error| Failure::new(format!("cannot listen for commands in {}", data.display()), error))?;
@@ -81,6 +86,7 @@ async fn serve(settings: &Settings, printer: Printer) -> Result<(), Failure> {
     control.stop().await;
     collecting.stop().await;
     verifying.stop().await;
+    sending.stop().await;
     served.map_err(|error| Failure::new("the server stopped", error))
 }
 
@@ -99,7 +105,7 @@ fn log(settings: &Settings) -> Result<(), Failure> {
 }
 
 /// The store that is served.
-fn open_store(settings: &Settings, data: &Path) -> Result<Sled, Failure> {
+fn open_store(settings: &Settings, data: &Path, bell: &Bell) -> Result<Sled, Failure> {
     // Who has mistyped the folder of what is only read is not to serve an empty one.
     let mut options = Options::new().create(!settings.is_read_only());
     if let Some(Time(grace)) = settings.retention.grace {
@@ -107,6 +113,10 @@ fn open_store(settings: &Settings, data: &Path) -> Result<Sled, Failure> {
     }
     if let Some(Size(budget)) = settings.budget {
         options = options.budget(budget);
+    }
+    if !settings.events.is_empty() {
+        let bell = bell.clone();
+        options = options.events(Events::new().on_ready(move || bell.ring()));
     }
     if settings.is_cache() {
         let stay = [settings.pin.as_slice(), &settings.retention.immutable_tags].concat();

@@ -1,5 +1,6 @@
 //! What a server can be told: by flags, by variables of the environment and by a file, which go before each other in this order.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use clap::builder::BoolishValueParser;
@@ -8,8 +9,12 @@ use serde::{Deserialize, Serialize};
 use sledge::store::sled::Options;
 use tracing_subscriber::EnvFilter;
 
+use crate::events::endpoint::Endpoint;
 use crate::policy::{Policy, TagPattern};
 use crate::values::{Rate, Size, Time};
+
+/// How many receivers of events a store knows.
+const MOST_ENDPOINTS: usize = 16;
 
 /// A server's settings; what is not said has a default. In a file they have the flags' names, those of what is kept in the table
 /// `[retention]`.
@@ -54,6 +59,9 @@ pub(crate) struct Settings {
     /// What is logged: a level, or levels of modules, such as info,sledge=debug [default: info]
     #[arg(long, value_name = "FILTER", env = "SLEDGE_LOG")]
     pub(crate) log: Option<String>,
+    /// Who is told of what happens; in a file alone.
+    #[arg(skip)]
+    pub(crate) events: Vec<Endpoint>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -96,12 +104,14 @@ impl Settings {
             read_only: self.read_only.or(others.read_only),
             log_format: self.log_format.or(others.log_format),
             log: self.log.or(others.log),
+            events: if self.events.is_empty() { others.events } else { self.events },
         }
     }
 
     /// The same with paths that begin at a folder, where they have no other beginning.
     pub(crate) fn beginning_at(mut self, folder: &Path) -> Self {
-        for path in self.data.iter_mut() {
+        let cas = self.events.iter_mut().flat_map(|endpoint| &mut endpoint.ca);
+        for path in self.data.iter_mut().chain(cas) {
             *path = folder.join(&*path);
         }
         self
@@ -137,6 +147,18 @@ impl Settings {
         if let Some(Err(error)) = self.log.as_deref().map(EnvFilter::try_new) {
             let says = format!("{error}: use error, warn, info, debug or trace");
             mistakes.push(Mistake::new("log", says));
+        }
+        if self.events.len() > MOST_ENDPOINTS {
+            let says = format!("events are sent to at most {MOST_ENDPOINTS} receivers");
+            mistakes.push(Mistake::new("events", says));
+        }
+        let mut names = BTreeSet::new();
+        for endpoint in &self.events {
+            if !names.insert(&endpoint.name) {
+                let says = format!("two receivers are named {}: give each a name of its own", endpoint.name);
+                mistakes.push(Mistake::new("events", says));
+            }
+            mistakes.extend(endpoint.mistake().map(|says| Mistake::new("events", says)));
         }
         mistakes
     }
