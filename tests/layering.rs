@@ -56,6 +56,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("parse_size", &["bin"]),
     ("sd_notify", &["bin"]),
     ("toml", &["bin"]),
+    ("ureq", &["bin"]),
     ("wildmatch", &["access", "bin"]),
     ("tracing_subscriber", &["bin"]),
 ];

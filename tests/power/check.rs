@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::Path;
 
 use sledge::oci::{Algorithm, Digest, Hasher, Manifest, MediaType, Reference, RepositoryName};
-use sledge::store::sled::{Options, Sled};
+use sledge::store::sled::{EventKind, Events, Options, Sled};
 use sledge::store::{Discover, Pull, Push, PutManifest, References, UploadOptions};
 use sledge::{Error, Result};
 use uuid::Uuid;
@@ -13,9 +13,9 @@ use uuid::Uuid;
 use super::dice::noise;
 use super::ledger::{Ledger, NOTHING};
 
-/// Opens a store as the workload and its checks do: their filesystems may be small.
+/// Opens a store as the workload and its checks do: their filesystems may be small. Each change has an event.
 pub(crate) fn options() -> Options {
-    Options::new().reserve(1 << 20).cache_capacity(4 << 20)
+    Options::new().reserve(1 << 20).cache_capacity(4 << 20).events(Events::new())
 }
 
 /// An upload session as the ledger writes it down.
@@ -122,6 +122,50 @@ pub(crate) fn examine(
     match listed.items.iter().find(|name| !repositories.contains(name.as_str())) {
         Some(name) => Err(format!("nobody ever pushed to {name}")),
         None => Ok(found),
+    }
+}
+
+/// Holds what was found against the events: they tell of all that was done since the store was made, and of nothing else, if what
+/// they tell is what is there. Where they are bounded, the first of them are gone, and the rest do not tell enough.
+pub(crate) fn told(store: &Sled, found: &BTreeMap<String, String>) -> Result<(), String> {
+    let page = store.events(0, usize::MAX).map_err(|error| error.to_string())?;
+    if page.events.first().is_some_and(|event| event.number > 1) {
+        return Ok(());
+    }
+    if page.missing > 0 {
+        return Err(format!("{} events are missing", page.missing));
+    }
+    let mut told: BTreeMap<String, String> = BTreeMap::new();
+    for event in page.events {
+        let (blob, manifest) =
+            (key("b", &event.repository, event.digest), key("m", &event.repository, event.digest));
+        let tags = event.tags.iter().map(|tag| key("t", &event.repository, tag));
+        let digest = event.digest.to_string();
+        match event.kind {
+            EventKind::BlobPushed | EventKind::BlobMounted => _ = told.insert(blob, "1".to_owned()),
+            EventKind::BlobDeleted => _ = told.remove(&blob),
+            EventKind::ManifestPushed | EventKind::TagSet => {
+                told.insert(manifest, "1".to_owned());
+                told.extend(tags.map(|tag| (tag, digest.clone())));
+            }
+            EventKind::ManifestDeleted => {
+                let tags = key("t", &event.repository, "");
+                told.remove(&manifest);
+                told.retain(|key, value| !key.starts_with(&tags) || *value != digest);
+            }
+            EventKind::TagDeleted => tags.for_each(|tag| _ = told.remove(&tag)),
+            other => return Err(format!("nobody does {other:?}")),
+        }
+    }
+    for (key, value) in found.iter().filter(|(key, _)| !key.starts_with("s|")) {
+        let told = told.remove(key).unwrap_or_else(|| NOTHING.to_owned());
+        if told != *value {
+            return Err(format!("{key} is {value}, and events tell that it is {told}"));
+        }
+    }
+    match told.first_key_value() {
+        Some((key, value)) => Err(format!("events tell that {key} is {value}, which nobody has done")),
+        None => Ok(()),
     }
 }
 
@@ -260,9 +304,21 @@ pub(crate) fn image(layers: &[(Digest, usize)], size: usize) -> Manifest {
 /// A store that nobody can tell from one that was never cut: it has what it must, takes up sessions, is pushed to, and is opened
 /// a second time with all of that.
 pub(crate) fn whole(folder: &Path, ledger: &Ledger) -> Result<(), String> {
+    look_at(folder, ledger, &|_, _| Ok(()))
+}
+
+/// The same of a store that has events of all that it ever was, as no copy has.
+pub(crate) fn whole_and_told(folder: &Path, ledger: &Ledger) -> Result<(), String> {
+    look_at(folder, ledger, &told)
+}
+
+type Also<'a> = &'a dyn Fn(&Sled, &BTreeMap<String, String>) -> Result<(), String>;
+
+fn look_at(folder: &Path, ledger: &Ledger, also: Also<'_>) -> Result<(), String> {
     let mut ledger = ledger.clone();
     let store = options().open(folder).map_err(|error| format!("it does not open: {error}"))?;
     let found = examine(&store, &ledger, true)?;
+    also(&store, &found)?;
     let mut number = u64::MAX / 2;
     ledger.take("L");
     for (key, offset) in
@@ -281,6 +337,7 @@ pub(crate) fn whole(folder: &Path, ledger: &Ledger) -> Result<(), String> {
     drop(store);
     let store = options().open(folder).map_err(|error| format!("it does not open again: {error}"))?;
     let again = examine(&store, &ledger, true).map_err(|error| format!("after another opening: {error}"))?;
+    also(&store, &again).map_err(|error| format!("after another opening: {error}"))?;
     match found.iter().find(|(key, value)| {
         !key.starts_with("s|") && ledger.possible(key).len() > 1 && again.get(*key) != Some(value)
     }) {

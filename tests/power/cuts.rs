@@ -119,7 +119,7 @@ fn cut(events: &[Event<'_>], seed: u64, moments: Vec<usize>, figures: &mut Figur
             let mut dice = Dice::new(seed.wrapping_mul(1 << 32) + (at as u64) * 64 + choice);
             let how = image.cut(&mut dice, &folder);
             figures.states += 1;
-            if let Err(error) = check::whole(&workload::data(&folder), &ledger) {
+            if let Err(error) = check::whole_and_told(&workload::data(&folder), &ledger) {
                 let failure = format!("seed {seed}, event {at}, choice {choice} ({how}): {error}");
                 println!("LOST: {failure}");
                 figures.failures.push(failure);

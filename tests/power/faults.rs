@@ -107,7 +107,9 @@ fn attempt(root: &Path, marks: &Path, fault: &str, seed: u64) -> (u64, u64) {
     drop(store);
     ledger.take("L");
     let store = check::options().open(&folder).unwrap_or_else(|error| panic!("{fault}: {error}"));
-    check::examine(&store, &ledger, true).map_err(|error| told(format!("opened again: {error}"))).unwrap();
+    let again = |error: String| told(format!("opened again: {error}"));
+    let found = check::examine(&store, &ledger, true).map_err(again).unwrap();
+    check::told(&store, &found).map_err(again).unwrap();
     check::push_image(&store, &mut ledger, 600_000).unwrap();
     drop(store);
     fs::remove_dir_all(folder).unwrap();

@@ -149,6 +149,9 @@ pub(crate) fn enter(
         .filter(|(key, _)| !key.starts_with("s|") && ledger_now.possible(key).len() > 1)
         .map(|(key, value)| format!("{key}={value}"))
         .collect();
+    if !rebooted {
+        check::told(&store, &found).unwrap_or_else(|error| panic!("{error}"));
+    }
     let first = life.number * 1_000_000;
     if !seen.is_empty() {
         marks.say(&format!("B {first} {}", seen.join(" ")));

@@ -96,6 +96,25 @@ fn the_place_of_each_mistake_is_named() {
         ("pin = [\"v*\"]\n", &["sledge.toml:1: pin", "cache"]),
         ("budget = \"1MiB\"\n", &["sledge.toml:1: budget", "at least 64MiB"]),
         ("\nlog = \"sledge=loud\"\n", &["sledge.toml:2: log", "debug"]),
+        ("\n[[events]]\nurl = \"https://x/\"\n", &["line 2", "missing field `name`"]),
+        ("[[events]]\nname = \"a\"\nurl = \"ftp://x/\"\n", &["line 3", "by http or https"]),
+        ("[[events]]\nname = \"a\"\nurl = \"nowhere\"\n", &["line 3", "such as https://"]),
+        (
+            "[[events]]\nname = \"a\"\nurl = \"http://x\"\nactions = [\"pull\"]\n",
+            &["line 4", "`push`", "`delete`"],
+        ),
+        (
+            "\n[[events]]\nname = \"a\"\nurl = \"http://x\"\n[[events]]\nname = \"a\"\nurl = \"http://x\"\n",
+            &["sledge.toml:2: events", "two receivers are named a"],
+        ),
+        (
+            "[[events]]\nname = \"a\"\nurl = \"http://x\"\nheaders = { \"a b\" = \"secret\" }\n",
+            &["sledge.toml:1: events", "no header's name"],
+        ),
+        (
+            "[[events]]\nname = \"a\"\nurl = \"http://x\"\nca = \"none.pem\"\n",
+            &["sledge.toml:1: events", "none.pem"],
+        ),
         // Each of several is told.
         ("pin = [\"v*\"]\nbudget = \"1MiB\"\n", &["sledge.toml:1: pin", "sledge.toml:2: budget"]),
     ] {
@@ -115,6 +134,18 @@ fn the_place_of_each_mistake_is_named() {
         assert_eq!(served.status.code(), Some(1), "{text}");
         assert_eq!(words(&served.stderr), told);
         assert!(!folder.path().join("store").exists());
+    }
+    // A password is shown to nobody.
+    for (headers, says) in [
+        ("headers = { Authorization = \"secret\\u0007\" }", "Authorization"),
+        ("headers = { Authorization = secret }", "line 4"),
+        ("headers = \"secret\"", "line 4"),
+        ("[events.headers]\nAuthorization = [\"secret\"]", "line 5"),
+    ] {
+        let endpoint = format!("[[events]]\nname = \"a\"\nurl = \"http://x\"\n{headers}\n");
+        let checked = check(&["--config", &write(folder.path(), &endpoint)], &[]);
+        let told = words(&checked.stderr);
+        assert!(!checked.status.success() && told.contains(says) && !told.contains("secret"), "{told}");
     }
     let config = write(folder.path(), "listen = \"127.0.0.1\"\n");
     let checked = check(&["--config", &config], &[]);

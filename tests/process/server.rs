@@ -101,6 +101,13 @@ impl Server {
         assert!(self.process.wait().unwrap().success());
     }
 
+    /// Kills it while others use it.
+    pub(crate) fn signal_kill(&self) {
+        let signalled =
+            Command::new("kill").args(["-KILL", &self.process.id().to_string()]).status().unwrap();
+        assert!(signalled.success());
+    }
+
     pub(crate) fn kill(mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();

@@ -10,9 +10,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sledge::Error;
-use sledge::oci::{Digest, Manifest, MediaType, Reference, RepositoryName};
+use sledge::oci::{Digest, Manifest, MediaType, Reference, RepositoryName, Tag};
 use sledge::store::memory::Memory;
-use sledge::store::sled::{CollectOptions, Inline, Options, Sled, Untagged, VerifyOptions};
+use sledge::store::sled::{
+    CollectOptions, EventKind, Events, Inline, Options, Sled, Untagged, VerifyOptions,
+};
 use sledge::store::{
     Condition, Manage as _, MountSource, Pinned, Pull as _, Push as _, PutManifest, References, Store,
     UploadOptions,
@@ -56,6 +58,9 @@ pub struct Walk<'w> {
     /// Absent only while it is opened again.
     sled: Option<Sled>,
     sessions: Vec<Session>,
+    /// What is to be told of the step that is under way, and up to which event all were told before.
+    expected: Vec<String>,
+    told: u64,
     folder: TempDir,
 }
 
@@ -69,6 +74,8 @@ impl<'w> Walk<'w> {
             memory: Memory::with_writer_silence(Duration::ZERO),
             sled: None,
             sessions: Vec::new(),
+            expected: Vec::new(),
+            told: 0,
             folder: tempfile::tempdir().unwrap(),
         };
         walk.reopen();
@@ -83,6 +90,7 @@ impl<'w> Walk<'w> {
     fn reopen(&mut self) {
         self.sled = None;
         let options = Options::new().inline(self.inline).reserve(1 << 20).writer_silence(Duration::ZERO);
+        let options = options.events(Events::new());
         self.sled = Some(options.open(self.folder.path()).unwrap());
     }
 
@@ -138,7 +146,25 @@ impl<'w> Walk<'w> {
             _ => self.name(choices),
         };
         assert_eq!(found, expected, "{when}");
+        self.check_events(when);
         expected
+    }
+
+    /// Exactly what succeeded has an event, in the order in which it did; of a collection only the events are known.
+    fn check_events(&mut self, when: &str) {
+        let page = self.sled().events(self.told, usize::MAX).unwrap();
+        assert_eq!(page.missing, 0, "{when}");
+        self.told = page.up_to;
+        let told = page.events.into_iter().map(|event| {
+            let from = event.from.as_ref();
+            told(event.kind, &event.repository, &event.digest, &event.tags, from)
+        });
+        let (mut told, mut expected) = (told.collect::<Vec<_>>(), std::mem::take(&mut self.expected));
+        if told.iter().all(|told| told.contains("Deleted")) {
+            told.sort();
+            expected.sort();
+        }
+        assert_eq!(told, expected, "{when}");
     }
 
     /// A blob at one go, or the next step of a session.
@@ -189,6 +215,11 @@ impl<'w> Walk<'w> {
                     }
                     upload.write_all(&content[from..]).unwrap();
                     let committed = upload.commit(&session.digest).map(|stat| stat.size);
+                    if side == 1 && committed.is_ok() {
+                        let told =
+                            told(EventKind::BlobPushed, &session.repository, &session.digest, &[], None);
+                        self.expected.push(told);
+                    }
                     format!("{} {}", answer(status), answer(committed))
                 });
                 if !finish {
@@ -211,14 +242,19 @@ impl<'w> Walk<'w> {
                 let declared = if choices.roll(8) == 1 { &choices.of(&self.world.blobs).0 } else { digest };
                 let announce = choices.roll(2) == 0;
                 let cut = choices.roll(3) * content.len() / 2;
-                stores.map(|store| {
+                let answers = stores.map(|store| {
                     let options = UploadOptions::new();
                     let options = if announce { options.algorithm(declared.algorithm()) } else { options };
                     let mut upload = store.start_upload(repository, &options).unwrap();
                     upload.write_all(&content[..cut]).unwrap();
                     upload.write_all(&content[cut..]).unwrap();
-                    answer(upload.commit(declared).map(|stat| (stat.digest, stat.size)))
-                })
+                    let committed = upload.commit(declared).map(|stat| (stat.digest, stat.size));
+                    (committed.is_ok(), answer(committed))
+                });
+                if answers.iter().all(|(committed, _)| *committed) {
+                    self.expected.push(told(EventKind::BlobPushed, repository, declared, &[], None));
+                }
+                answers.map(|(_, answer)| answer)
             }
         }
     }
@@ -244,6 +280,11 @@ impl<'w> Walk<'w> {
             3 => Condition::Unmoved,
             _ => Condition::Any,
         };
+        let mut tell = |ok: bool, kind, digest: &Digest, tags: &[Tag], from| {
+            if ok {
+                self.expected.push(told(kind, repository, digest, tags, from));
+            }
+        };
         match choices.roll(9) {
             0..=3 => {
                 let tags = choices.some(&world.tags);
@@ -251,9 +292,16 @@ impl<'w> Walk<'w> {
                     if choices.roll(3) == 0 { References::MayBeAbsent } else { References::MustExist };
                 let put =
                     PutManifest::new().tags(&tags).condition(condition).pinned(pinned).references(references);
-                stores.map(|store| answer(store.put_manifest(repository, manifest, &put)))
+                let [expected, found] = stores.map(|store| store.put_manifest(repository, manifest, &put));
+                tell(expected.is_ok(), EventKind::ManifestPushed, manifest.digest(), &tags, None);
+                [answer(expected), answer(found)]
             }
-            4 => stores.map(|store| answer(store.tag(repository, manifest.digest(), tag, &condition))),
+            4 => {
+                let set = stores.map(|store| store.tag(repository, manifest.digest(), tag, &condition));
+                let tags = std::slice::from_ref(tag);
+                tell(set[0].is_ok(), EventKind::TagSet, manifest.digest(), tags, None);
+                set.map(answer)
+            }
             5 => {
                 let from = choices.of(&world.repositories);
                 let admits = |name: &RepositoryName| name == from;
@@ -262,13 +310,30 @@ impl<'w> Walk<'w> {
                 } else {
                     MountSource::Any(&admits)
                 };
-                stores.map(|store| {
-                    answer(store.mount(repository, digest, &source).map(|stat| (stat.digest, stat.size)))
-                })
+                let mounted = stores.map(|store| store.mount(repository, digest, &source));
+                tell(mounted[0].is_ok(), EventKind::BlobMounted, digest, &[], Some(from));
+                mounted.map(|mounted| answer(mounted.map(|stat| (stat.digest, stat.size))))
             }
-            6 => stores.map(|store| answer(store.delete_manifest(repository, manifest.digest(), &pinned))),
-            7 => stores.map(|store| answer(store.delete_tag(repository, tag))),
-            _ => stores.map(|store| answer(store.delete_blob(repository, digest))),
+            6 => {
+                let deleted =
+                    stores.map(|store| store.delete_manifest(repository, manifest.digest(), &pinned));
+                tell(deleted[0].is_ok(), EventKind::ManifestDeleted, manifest.digest(), &[], None);
+                deleted.map(answer)
+            }
+            7 => {
+                let pointed_at = stores[0].resolve(repository, &Reference::Tag(tag.clone()));
+                let deleted = stores.map(|store| store.delete_tag(repository, tag));
+                if let Ok(pointed_at) = pointed_at {
+                    let tags = std::slice::from_ref(tag);
+                    tell(deleted[0].is_ok(), EventKind::TagDeleted, &pointed_at.digest, tags, None);
+                }
+                deleted.map(answer)
+            }
+            _ => {
+                let deleted = stores.map(|store| store.delete_blob(repository, digest));
+                tell(deleted[0].is_ok(), EventKind::BlobDeleted, digest, &[], None);
+                deleted.map(answer)
+            }
         }
     }
 
@@ -332,8 +397,9 @@ impl<'w> Walk<'w> {
 
     /// Deletes from Memory the manifests without a tag, an index or a subject (if those are to go), and the blobs that no
     /// manifest references.
-    fn forget_what_nothing_keeps(&self, untagged: bool) -> (u64, u64) {
+    fn forget_what_nothing_keeps(&mut self, untagged: bool) -> (u64, u64) {
         let mut gone = (0, 0);
+        let mut expected = Vec::new();
         for repository in &self.world.repositories {
             let has = |digest: &Digest| self.memory.resolve(repository, &Reference::Digest(*digest)).is_ok();
             let present = || self.world.manifests.iter().filter(|manifest| has(manifest.digest()));
@@ -353,19 +419,22 @@ impl<'w> Walk<'w> {
             // One that goes may have kept others.
             while let Some(manifest) = present().find(goes).filter(|_| untagged) {
                 self.memory.delete_manifest(repository, manifest.digest(), &Pinned::none()).unwrap();
+                expected.push(told(EventKind::ManifestDeleted, repository, manifest.digest(), &[], None));
                 gone.0 += 1;
             }
             for (digest, _) in &self.world.blobs {
                 if !is_referenced(digest) && self.memory.delete_blob(repository, digest).is_ok() {
+                    expected.push(told(EventKind::BlobDeleted, repository, digest, &[], None));
                     gone.1 += 1;
                 }
             }
         }
+        self.expected = expected;
         gone
     }
 
     /// A file goes bad, and verification finds it: it is unknown until it is pushed again, and then all is as before.
-    fn damage(&self, choices: &mut impl Choices) -> [String; 2] {
+    fn damage(&mut self, choices: &mut impl Choices) -> [String; 2] {
         let (digest, content) = choices.of(&self.world.blobs);
         let harm = choices.roll(3);
         let linking = || {
@@ -397,6 +466,8 @@ impl<'w> Walk<'w> {
             let mut upload = self.sled().start_upload(repository, &UploadOptions::new()).unwrap();
             upload.write_all(content).unwrap();
             upload.commit(digest).unwrap();
+            let told = told(EventKind::BlobPushed, repository, digest, &[], None);
+            self.expected.push(told);
         }
         for repository in linking() {
             assert_eq!(read(self.sled(), repository, digest).unwrap(), (*digest, content.clone()));
@@ -409,6 +480,17 @@ impl<'w> Walk<'w> {
         let files = files.map(|file| file.unwrap().path());
         files.filter(|file| fs::read(file).is_ok_and(|found| found == content)).collect()
     }
+}
+
+/// An event as text.
+fn told(
+    kind: EventKind,
+    repository: &RepositoryName,
+    digest: &Digest,
+    tags: &[Tag],
+    from: Option<&RepositoryName>,
+) -> String {
+    format!("{kind:?} {repository} {digest} {tags:?} {from:?}")
 }
 
 /// Every file of a store that says anything, with its bytes. A file that goes meanwhile is not there.

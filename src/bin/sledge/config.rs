@@ -87,8 +87,8 @@ impl File {
     fn read(path: &Path) -> Result<Self, Failure> {
         let of = || format!("configuration {}", path.display());
         let text = fs::read_to_string(path).map_err(|error| Failure::new(of(), error))?;
-        // Its words name the line, and show it.
-        let settings: Settings = toml::from_str(&text).map_err(|error| Failure::new(of(), error))?;
+        let settings: Settings =
+            toml::from_str(&text).map_err(|error| Failure::new(of(), unreadable(&text, &error)))?;
         let folder = std::path::absolute(path).map_err(|error| Failure::new(of(), error))?;
         let settings = match folder.parent() {
             Some(folder) => settings.beginning_at(folder),
@@ -112,6 +112,22 @@ impl File {
             table = inner;
         }
         None
+    }
+}
+
+/// What is wrong with a file that cannot be read: the error's own words name the line, and show it. Of headers, which may be
+/// passwords, the line alone is told.
+fn unreadable(text: &str, error: &toml::de::Error) -> String {
+    let start = error.span().map_or(0, |span| span.start);
+    let line = text.get(..start).unwrap_or(text).matches('\n').count() + 1;
+    let mut in_headers = false;
+    for words in text.lines().take(line) {
+        in_headers = (in_headers && !words.trim_start().starts_with('[')) || words.contains("headers");
+    }
+    if in_headers {
+        format!("line {line} is no TOML, or headers are no texts; it is not shown, as it may have a password")
+    } else {
+        error.to_string()
     }
 }
 

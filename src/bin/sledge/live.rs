@@ -2,7 +2,6 @@
 //! when a file that they name has changed, and with the configuration itself at SIGHUP.
 
 use std::fs;
-use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,7 +9,7 @@ use std::time::Duration;
 
 use sledge::access::{CurrentAccess, TokenEndpoint};
 use sledge::server::Tls;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::Signal;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing_subscriber::EnvFilter;
@@ -69,12 +68,11 @@ impl Live {
         self.tls.clone()
     }
 
-    /// Looks after it until it is aborted.
-    pub(crate) fn watch(mut self) -> io::Result<JoinHandle<()>> {
-        let mut hangup = signal(SignalKind::hangup())?;
+    /// Looks after it until it is aborted. Each `hangup` has it read again.
+    pub(crate) fn watch(mut self, mut hangup: Signal) -> JoinHandle<()> {
         let mut ticks = interval(LOOK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Ok(tokio::spawn(async move {
+        tokio::spawn(async move {
             loop {
                 let told = tokio::select! {
                     told = hangup.recv() => told.is_some(),
@@ -97,7 +95,7 @@ impl Live {
                     }
                 }
             }
-        }))
+        })
     }
 
     /// Reads the files again, if one has changed.

@@ -3,6 +3,7 @@
 mod compact;
 mod config;
 mod control;
+mod events;
 mod gc;
 mod init;
 mod live;

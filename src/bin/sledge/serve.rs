@@ -12,7 +12,7 @@ use clap::Args;
 use sledge::filter::{ImmutableTags, ReadOnly};
 use sledge::server::{Metrics, Monitor, Server};
 use sledge::store::Store;
-use sledge::store::sled::{Options, Sled, VerifyOptions, WhenFull};
+use sledge::store::sled::{Events, Options, Sled, VerifyOptions, WhenFull};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -20,6 +20,8 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{Configuration, Source};
 use crate::control::Control;
+use crate::events::envelope::Source as Sender;
+use crate::events::{Bell, Senders};
 use crate::init;
 use crate::live::{Live, SetFilter};
 use crate::operation::cannot_open;
@@ -60,7 +62,10 @@ impl Serve {
 }
 
 async fn serve(settings: &Settings, live: Live, printer: Printer) -> Result<(), Failure> {
-    let shutdown = shutdown().map_err(|error| Failure::new("signals cannot be received", error))?;
+    let no_signals = |error| Failure::new("signals cannot be received", error);
+    let shutdown = shutdown().map_err(no_signals)?;
+    // From the start: before somebody waits for it, it would end the process.
+    let hangup = signal(SignalKind::hangup()).map_err(no_signals)?;
     // The address before the data: who has mistyped it is not left with an empty folder.
     let listen = settings.listen.as_deref().unwrap_or("127.0.0.1:5000");
     let (listener, address) = listener(listen).await.map_err(|error| cannot_listen(listen, error))?;
@@ -71,13 +76,16 @@ async fn serve(settings: &Settings, live: Live, printer: Printer) -> Result<(), 
         Some(on) => Some(TcpListener::bind(on).await.map_err(|error| cannot_listen(on, error))?),
         None => None,
     };
-    let store = open_store(settings, &data)?;
+    let bell = Bell::default();
+    let store = open_store(settings, &data, &bell)?;
     if !settings.is_read_only() && store.is_snapshot() {
         tracing::warn!(
             data = %data.display(),
             "this is a snapshot: from the first push, deletion or collection on it is none any more; --read-only leaves it one"
         );
     }
+    let sending = Senders::start(&store, &settings.events, &Sender::new(address), bell)
+        .map_err(|error| Failure::new("events cannot be sent", error))?;
     let standing = Standing { policy: settings.retention.clone(), read_only: settings.is_read_only() };
     let control = Control::listen(&data, store.clone(), standing.clone())
         .map_err(|error| Failure::new(format!("cannot listen for commands in {}", data.display()), error))?;
@@ -113,7 +121,7 @@ async fn serve(settings: &Settings, live: Live, printer: Printer) -> Result<(), 
     if let Some(access) = live.access() {
         server = server.access(access);
     }
-    let watching = live.watch().map_err(|error| Failure::new("signals cannot be received", error))?;
+    let watching = live.watch(hangup);
     let served = server.serve(listener, shutdown).await;
     watching.abort();
     if let Some(monitor) = monitor {
@@ -122,6 +130,7 @@ async fn serve(settings: &Settings, live: Live, printer: Printer) -> Result<(), 
     control.stop().await;
     collecting.stop().await;
     verifying.stop().await;
+    sending.stop().await;
     served.map_err(|error| Failure::new("the server stopped", error))
 }
 
@@ -164,7 +173,7 @@ async fn listener(listen: &str) -> io::Result<(TcpListener, SocketAddr)> {
 }
 
 /// The store that is served.
-fn open_store(settings: &Settings, data: &Path) -> Result<Sled, Failure> {
+fn open_store(settings: &Settings, data: &Path, bell: &Bell) -> Result<Sled, Failure> {
     // Who has mistyped the folder of what is only read is not to serve an empty one.
     let mut options = Options::new().create(!settings.is_read_only());
     if let Some(Time(grace)) = settings.retention.grace {
@@ -172,6 +181,10 @@ fn open_store(settings: &Settings, data: &Path) -> Result<Sled, Failure> {
     }
     if let Some(Size(budget)) = settings.budget {
         options = options.budget(budget);
+    }
+    if !settings.events.is_empty() {
+        let bell = bell.clone();
+        options = options.events(Events::new().on_ready(move || bell.ring()));
     }
     if settings.is_cache() {
         let stay = [settings.pin.as_slice(), &settings.retention.immutable_tags].concat();

@@ -1,5 +1,6 @@
 //! What a server can be told: by flags, by variables of the environment and by a file, which go before each other in this order.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use clap::builder::BoolishValueParser;
@@ -9,6 +10,7 @@ use sledge::access::{Access, TokenEndpoint};
 use sledge::store::sled::Options;
 use tracing_subscriber::EnvFilter;
 
+use crate::events::endpoint::Endpoint;
 use crate::policy::{Policy, TagPattern};
 use crate::values::{Rate, Size, Time};
 
@@ -20,8 +22,11 @@ use auth::{AuthSettings, Rule};
 use limits::LimitSettings;
 use tls::TlsSettings;
 
+/// How many receivers of events a store knows.
+const MOST_ENDPOINTS: usize = 16;
+
 /// A server's settings; what is not said has a default. In a file they have the flags' names, in tables `[retention]` for what is
-/// kept, `[tls]`, `[auth]` and `[limits]`.
+/// kept, `[tls]`, `[auth]`, `[limits]`, `[[access]]` and `[[events]]`.
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Settings {
@@ -76,6 +81,9 @@ pub(crate) struct Settings {
     pub(crate) access: Vec<Rule>,
     #[command(flatten)]
     pub(crate) limits: LimitSettings,
+    /// Who is told of what happens; in a file alone.
+    #[arg(skip)]
+    pub(crate) events: Vec<Endpoint>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -123,12 +131,14 @@ impl Settings {
             auth: self.auth.or(others.auth),
             access: if self.access.is_empty() { others.access } else { self.access },
             limits: self.limits.or(others.limits),
+            events: if self.events.is_empty() { others.events } else { self.events },
         }
     }
 
     /// The same with paths that begin at a folder, where they have no other beginning.
     pub(crate) fn beginning_at(mut self, folder: &Path) -> Self {
-        for path in self.data.iter_mut() {
+        let cas = self.events.iter_mut().flat_map(|endpoint| &mut endpoint.ca);
+        for path in self.data.iter_mut().chain(cas) {
             *path = folder.join(&*path);
         }
         self.tls.beginning_at(folder);
@@ -173,6 +183,18 @@ impl Settings {
         mistakes.extend(self.tls.load().err());
         let access = self.auth.endpoint().and_then(|endpoint| self.access(endpoint));
         mistakes.extend(access.err());
+        if self.events.len() > MOST_ENDPOINTS {
+            let says = format!("events are sent to at most {MOST_ENDPOINTS} receivers");
+            mistakes.push(Mistake::new("events", says));
+        }
+        let mut names = BTreeSet::new();
+        for endpoint in &self.events {
+            if !names.insert(&endpoint.name) {
+                let says = format!("two receivers are named {}: give each a name of its own", endpoint.name);
+                mistakes.push(Mistake::new("events", says));
+            }
+            mistakes.extend(endpoint.mistake().map(|says| Mistake::new("events", says)));
+        }
         mistakes
     }
 

@@ -5,6 +5,7 @@ use uuid::Uuid;
 use super::index::{Changes, Index, MARK_SIZE};
 use super::journal::Journal;
 use super::leftovers::Retired;
+use super::outbox::{Outbox, Told};
 use super::schema::{Uptime, damaged};
 use crate::error::{Error, Result};
 
@@ -38,6 +39,7 @@ pub(super) struct Desk<'a> {
     copying: &'a mut Copying,
     /// How many entries were removed since the index was last rewritten, or that was last tried.
     removed: &'a mut u64,
+    outbox: &'a Outbox,
     /// The first failure of the index itself. What comes after it is refused: the index must be opened again (D8).
     failure: Option<Error>,
 }
@@ -50,8 +52,9 @@ impl<'a> Desk<'a> {
         retired: &'a mut Vec<Retired>,
         copying: &'a mut Copying,
         removed: &'a mut u64,
+        outbox: &'a Outbox,
     ) -> Self {
-        Self { index, now, reopened, entered, retired, copying, removed, failure: None }
+        Self { index, now, reopened, entered, retired, copying, removed, outbox, failure: None }
     }
 
     pub(super) const fn index(&self) -> &Index {
@@ -73,6 +76,11 @@ impl<'a> Desk<'a> {
         ))
     }
 
+    /// Adds to `changes` that receivers are to be told of them, where events are on: told is what is made, and nothing else.
+    pub(super) fn tell(&self, changes: &mut Changes, told: &Told<'_>) -> Result<()> {
+        self.outbox.tell(changes, told)
+    }
+
     /// Makes changes, all or none, syncing first what was made before if both together would not fit one window.
     pub(super) fn apply(&mut self, changes: &Changes) -> Result<()> {
         if changes.size() > WINDOW - MARK_SIZE {
@@ -82,10 +90,13 @@ impl<'a> Desk<'a> {
             self.sync()?;
         }
         self.check()?;
+        let numbered = self.outbox.number(changes);
+        let changes = numbered.as_ref().unwrap_or(changes);
         *self.entered += changes.size();
         *self.removed += changes.entries().filter(|(_, _, value)| value.is_none()).count() as u64;
         let outcome = self.index.apply(changes);
         self.noting(outcome)?;
+        self.outbox.made(changes);
         if let Some(journal) = &mut self.copying.journal {
             journal.add(changes);
         }
@@ -98,6 +109,7 @@ impl<'a> Desk<'a> {
         let outcome = self.index.sync();
         self.noting(outcome)?;
         *self.entered = 0;
+        self.outbox.synced();
         Ok(())
     }
 

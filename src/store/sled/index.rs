@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
-use std::ops::Bound;
+use std::ops::{Bound, Range};
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -142,6 +142,14 @@ impl Index {
 
     pub(super) fn contains(&self, tree: Tree, key: &[u8]) -> Result<bool> {
         self.tree(tree)?.contains_key(key).map_err(|error| index_error("reading the index", error))
+    }
+
+    /// The first and the last key of a tree.
+    pub(super) fn ends(&self, tree: Tree) -> Result<Option<(IVec, IVec)>> {
+        let failed = |error| index_error("reading the index", error);
+        let tree = self.tree(tree)?;
+        let (first, last) = (tree.first().map_err(failed)?, tree.last().map_err(failed)?);
+        Ok(first.zip(last).map(|((first, _), (last, _))| (first, last)))
     }
 
     /// The entries whose keys begin with `prefix`, after the key `prefix + after` where one is given.
@@ -338,15 +346,19 @@ impl Drop for Handles {
 }
 
 /// A set of changes, made all at once or not at all.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Changes {
     entries: Vec<(Tree, Vec<u8>, Option<Vec<u8>>)>,
+    /// Records of events, which get their numbers when the changes are made.
+    told: Vec<Vec<u8>>,
     size: usize,
 }
 
 impl Changes {
     /// What one entry costs besides its key and value, about.
     const OVERHEAD: usize = 16;
+    /// So many old events may go for each new one: more than one, so that their number comes down to its bound.
+    pub(super) const DROPPED_FOR_EACH: usize = 2;
 
     pub(super) fn new() -> Self {
         Self::default()
@@ -367,6 +379,30 @@ impl Changes {
     pub(super) fn remove(&mut self, tree: Tree, key: Vec<u8>) {
         self.size += key.len() + Self::OVERHEAD;
         self.entries.push((tree, key, None));
+    }
+
+    /// Adds an event's record, and the room for the removal of [`Changes::DROPPED_FOR_EACH`] others that it may cost.
+    pub(super) fn tell(&mut self, event: &schema::Event) -> Result<()> {
+        let value = schema::encode(event)?;
+        let entry = schema::event_key(0).len() + Self::OVERHEAD;
+        self.size += value.len() + entry * (1 + Self::DROPPED_FOR_EACH);
+        self.told.push(value);
+        Ok(())
+    }
+
+    pub(super) const fn told(&self) -> usize {
+        self.told.len()
+    }
+
+    /// The same with the events as entries, numbered from `next` on, and without the oldest ones.
+    pub(super) fn numbered(&self, next: u64, dropped: Range<u64>) -> Self {
+        let mut entries = self.entries.clone();
+        let events = (next..).zip(&self.told);
+        entries.extend(
+            events.map(|(number, value)| (Tree::Events, schema::event_key(number), Some(value.clone()))),
+        );
+        entries.extend(dropped.map(|number| (Tree::Events, schema::event_key(number), None)));
+        Self { entries, told: Vec::new(), size: self.size }
     }
 
     /// Bytes of keys and values, as D4 counts them.

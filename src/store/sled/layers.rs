@@ -7,7 +7,8 @@ use super::desk::Desk;
 use super::index::{Changes, Index};
 use super::keep;
 use super::leftovers;
-use super::schema::{self, Content, Kept, Layer, Link, Placement, Timestamp, Tree};
+use super::outbox::Told;
+use super::schema::{self, Content, EventKind, Kept, Layer, Link, Placement, Timestamp, Tree};
 use super::store::Core;
 use crate::error::{Error, Result};
 use crate::oci::{Digest, RepositoryName};
@@ -95,7 +96,10 @@ impl Finished {
                 layer
             }
         };
-        link(desk, &mut changes, &mut tally, &self.repository, &self.digest, layer.content.size)?;
+        let size = layer.content.size;
+        link(desk, &mut changes, &mut tally, &self.repository, &self.digest, size)?;
+        let told = Told::of(EventKind::BlobPushed, &self.repository, &self.digest, size);
+        desk.tell(&mut changes, &told)?;
         tally.add_to(desk.index(), &mut changes)?;
         desk.apply(&changes)?;
         if let Some(retired) = retired {
@@ -147,7 +151,10 @@ pub(super) fn mount(
     // Looked at again here, where nothing can come in between.
     let layer = find(desk.index(), source, digest).map_err(|_| unknown(repository, digest))?;
     let (mut changes, mut tally) = (Changes::new(), Tally::new());
-    link(desk, &mut changes, &mut tally, repository, digest, layer.content.size)?;
+    let size = layer.content.size;
+    link(desk, &mut changes, &mut tally, repository, digest, size)?;
+    let told = Told::of(EventKind::BlobMounted, repository, digest, size);
+    desk.tell(&mut changes, &Told { from: Some(source), ..told })?;
     tally.add_to(desk.index(), &mut changes)?;
     desk.apply(&changes)?;
     Ok(stat(digest, &layer))
@@ -177,6 +184,7 @@ pub(super) fn unlink(
     let size = layer.as_ref().map_or(0, |layer| layer.content.size);
     let last = layer.filter(|_| others == Others::None);
     tally.unlinked(repository, size, others);
+    desk.tell(&mut changes, &Told::of(EventKind::BlobDeleted, repository, digest, size))?;
     let mut retired = None;
     if let Some(layer) = &last {
         changes.remove(Tree::Layers, schema::digest_key(digest));

@@ -11,10 +11,11 @@ use super::desk::{Desk, Steps, WINDOW};
 use super::index::{Changes, Index};
 use super::keep;
 use super::leftovers;
+use super::outbox::Told;
 use super::room::{blocks, check_disk, write_error};
 use super::schema::{
-    self, Content, Kept, Layer, Leftover, Manifest as Recorded, Placement, Referrer, Tag as RecordedTag,
-    Timestamp, Tree,
+    self, Content, EventKind, Kept, Layer, Leftover, Manifest as Recorded, Placement, Referrer,
+    Tag as RecordedTag, Timestamp, Tree,
 };
 use super::store::Core;
 use crate::error::{Error, Result};
@@ -194,6 +195,11 @@ impl Put {
             changes.set(key, &Referrer { artifact_type })?;
         }
         point(desk, &mut changes, &self.repository, &digest, &self.tags)?;
+        let told = Told {
+            tags: &self.tags,
+            ..told(EventKind::ManifestPushed, &self.repository, &digest, &recorded)
+        };
+        desk.tell(&mut changes, &told)?;
         let mut retired = None;
         if let Some(bad) = bad {
             // Only its bytes go: what it references is what the new ones reference.
@@ -291,6 +297,17 @@ fn check(
     check_tag(tag, pointed_at(index, repository, tag)?, to, condition, pinned)
 }
 
+/// What is told of a manifest.
+fn told<'a>(
+    kind: EventKind,
+    repository: &'a RepositoryName,
+    digest: &'a Digest,
+    recorded: &'a Recorded,
+) -> Told<'a> {
+    let media_type = Some(recorded.media_type.as_str());
+    Told { media_type, ..Told::of(kind, repository, digest, recorded.content.size) }
+}
+
 /// Points tags at a manifest, away from what they point at.
 fn point(
     desk: &Desk<'_>,
@@ -341,10 +358,12 @@ pub(super) fn tag(
     tag: &Tag,
     condition: &Condition,
 ) -> Result<()> {
-    find(desk.index(), repository, &Reference::Digest(*digest))?;
+    let (_, recorded) = find(desk.index(), repository, &Reference::Digest(*digest))?;
     check(desk.index(), repository, tag, digest, condition, &Pinned::none())?;
     let mut changes = Changes::new();
-    point(desk, &mut changes, repository, digest, std::slice::from_ref(tag))?;
+    let tags = std::slice::from_ref(tag);
+    point(desk, &mut changes, repository, digest, tags)?;
+    desk.tell(&mut changes, &Told { tags, ..told(EventKind::TagSet, repository, digest, &recorded) })?;
     desk.apply(&changes)
 }
 
@@ -391,6 +410,7 @@ pub(super) fn delete(
     tally.add_to(desk.index(), &mut changes)?;
     let retired = leftovers::retire(&mut changes, recorded.content, Some((repository, digest)))?
         .was(recorded.quarantined_at);
+    desk.tell(&mut changes, &told(EventKind::ManifestDeleted, repository, digest, &recorded))?;
     leftovers::add_tags(desk.index(), &mut changes, repository, digest)?;
     desk.apply(&changes)?;
     desk.retire(retired);
@@ -399,10 +419,12 @@ pub(super) fn delete(
 
 pub(super) fn delete_tag(desk: &mut Desk<'_>, repository: &RepositoryName, tag: &Tag) -> Result<()> {
     let reference = Reference::Tag(tag.clone());
-    let (digest, _) = find_recorded(desk.index(), repository, &reference)?;
+    let (digest, recorded) = find_recorded(desk.index(), repository, &reference)?;
     let mut changes = Changes::new();
     changes.remove(Tree::Tags, schema::tag_within(repository, tag));
     changes.remove(Tree::Tagged, schema::tagged_within(repository, &digest, tag));
     stamp_if_untagged(desk, &mut changes, repository, &digest, 1)?;
+    let tags = std::slice::from_ref(tag);
+    desk.tell(&mut changes, &Told { tags, ..told(EventKind::TagDeleted, repository, &digest, &recorded) })?;
     desk.apply(&changes)
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::events::Events;
 use super::evict::Evicted;
 use super::store::Sled;
 use crate::error::{Error, Result};
@@ -26,6 +27,7 @@ pub struct Options {
     pub(super) budget: Option<u64>,
     pub(super) when_full: WhenFull,
     pub(super) on_evicted: OnEvicted,
+    pub(super) events: Option<Events>,
 }
 
 impl Default for Options {
@@ -41,6 +43,7 @@ impl Default for Options {
             budget: None,
             when_full: WhenFull::Refuse,
             on_evicted: OnEvicted::default(),
+            events: None,
         }
     }
 }
@@ -116,6 +119,13 @@ impl Options {
     /// the store.
     pub fn on_evicted(mut self, tell: impl Fn(&Evicted) + Send + Sync + 'static) -> Self {
         self.on_evicted = OnEvicted(Some(Arc::new(tell)));
+        self
+    }
+
+    /// Writes an event of each change, in the transaction that makes it, for [`Sled::events`] to read. Who opens the store without
+    /// changes it untold; what was written before stays to be read. Default: none is written.
+    pub fn events(mut self, events: Events) -> Self {
+        self.events = Some(events);
         self
     }
 

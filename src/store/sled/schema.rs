@@ -14,8 +14,9 @@
 //! leftovers-1     content id                      -> Leftover      prepared and not published, or retired and not yet gone
 //! candidates-1    kind, since, repository 00 digest -> ()          a link or manifest that nothing keeps, since that uptime
 //! used-1          when, repository 00 digest      -> ()            a manifest was pushed or pulled then, about
+//! events-1        number (u64, BE)                -> Event         a change that receivers are to be told of
 //! repositories-1  repository                      -> Repository    exists while a counter is above zero
-//! meta-1          name                            -> Uptime, Totals, Verifying, Cut
+//! meta-1          name                            -> Uptime, Totals, Verifying, Cut, Receivers
 //! (sled's own)    synced                          -> number        what stands before it in the log was synced (D10)
 //! ```
 //!
@@ -61,12 +62,13 @@ pub(super) enum Tree {
     Leftovers,
     Candidates,
     Used,
+    Events,
     Repositories,
     Meta,
 }
 
 impl Tree {
-    pub(super) const ALL: [Self; 15] = [
+    pub(super) const ALL: [Self; 16] = [
         Self::Layers,
         Self::Chunks,
         Self::Links,
@@ -80,6 +82,7 @@ impl Tree {
         Self::Leftovers,
         Self::Candidates,
         Self::Used,
+        Self::Events,
         Self::Repositories,
         Self::Meta,
     ];
@@ -99,6 +102,7 @@ impl Tree {
             Self::Leftovers => "leftovers-1",
             Self::Candidates => "candidates-1",
             Self::Used => "used-1",
+            Self::Events => "events-1",
             Self::Repositories => "repositories-1",
             Self::Meta => "meta-1",
         }
@@ -116,7 +120,7 @@ macro_rules! records {
 
 records!(Layer in Layers, Link in Links, Manifest in Manifests, Tag in Tags, Referrer in Referrers, Upload in Uploads,
     Leftover in Leftovers, Repository in Repositories, Uptime in Meta, Totals in Meta,
-    Verifying in Meta, Cut in Meta);
+    Verifying in Meta, Cut in Meta, Event in Events, Receivers in Meta);
 
 /// Where content is kept. An id is never used twice (D7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -255,6 +259,55 @@ pub(super) struct Cut {
     pub(super) ended: bool,
     /// Whether lives that were cut off may have left content that no record names.
     pub(super) orphans: bool,
+}
+
+/// What happened to a repository. The order of the kinds is their number in records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum EventKind {
+    /// A manifest was pushed, with the tags that came along.
+    ManifestPushed,
+    /// A tag was pointed at a manifest that was there.
+    TagSet,
+    /// A tag was deleted; its manifest is still there.
+    TagDeleted,
+    /// A manifest was deleted, and all its tags.
+    ManifestDeleted,
+    /// A blob was pushed.
+    BlobPushed,
+    /// A blob of another repository was linked.
+    BlobMounted,
+    /// A blob was deleted from the repository.
+    BlobDeleted,
+}
+
+/// A change that receivers are to be told of, written in the transaction that makes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Event {
+    /// Tells it from every other, of other stores and of other lives of this one too.
+    pub(super) id: Uuid,
+    pub(super) happened_at: Timestamp,
+    pub(super) kind: EventKind,
+    pub(super) repository: String,
+    pub(super) digest: RawDigest,
+    pub(super) size: u64,
+    /// A manifest's.
+    pub(super) media_type: Option<String>,
+    /// At most [`TAGS_PER_EVENT`].
+    pub(super) tags: Vec<String>,
+    /// Where a mounted blob was.
+    pub(super) from: Option<String>,
+}
+
+/// The most tags that one event names, so that its record stays far below [`MAX_VALUE`].
+pub(super) const TAGS_PER_EVENT: usize = 8;
+
+/// Who is told of events, and up to which each has them. What all have is forgotten.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Receivers {
+    /// All events up to this number are forgotten, or about to be; no number is given twice.
+    pub(super) forgotten: u64,
+    pub(super) taken: Vec<(String, u64)>,
 }
 
 /// The unit in which a file takes room on the disk, in bytes.
@@ -422,5 +475,17 @@ mod tests {
             boot: Some(Uuid::max()),
         };
         assert!(encode(&upload).unwrap().len() < 1024);
+        let event = Event {
+            id: Uuid::max(),
+            happened_at: Timestamp(u64::MAX),
+            kind: EventKind::BlobDeleted,
+            repository: "r".repeat(255),
+            digest: RawDigest::from(&Algorithm::Sha512.digest(b"x")),
+            size: u64::MAX,
+            media_type: Some("m".repeat(255)),
+            tags: vec!["t".repeat(128); TAGS_PER_EVENT],
+            from: Some("f".repeat(255)),
+        };
+        assert!(encode(&event).unwrap().len() < 2048);
     }
 }

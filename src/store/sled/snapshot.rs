@@ -120,6 +120,10 @@ fn take(
     let records = new.copy(&mut Steps::begin(watch, "copying records", None)?, |tree, after| {
         // What pushes leave free is not for the snapshot either, where both are on one filesystem.
         check_reserve(core)?;
+        // Events are told by the store in which they happened.
+        if tree == Tree::Events {
+            return Ok(Vec::new());
+        }
         core.read(|index| rewrite::page(index, tree, after))
     })?;
     let (journal, held) = hold.end_journal()?;
@@ -128,7 +132,7 @@ fn take(
     journal::replay(journal, |tree, key, value| {
         changes += 1;
         steps.done(1)?;
-        new.put(tree, key, value)
+        if tree == Tree::Events { Ok(()) } else { new.put(tree, key, value) }
     })?;
     fs::remove_file(target.path.join(JOURNAL)).map_err(Error::io("removing the journal of a snapshot"))?;
     end_sessions(&new)?;
@@ -172,7 +176,7 @@ fn earlier(since: &Path) -> Result<(PathBuf, Option<File>)> {
 
 /// Makes leftovers of the sessions that a copy has: their bytes are not brought along, or are chunks to be removed. A verification
 /// that was begun where it comes from has seen nothing of its files, and how lives ended there tells nothing of them: only what a
-/// record names was brought.
+/// record names was brought. Nor does a copy tell anybody of what happened there.
 pub(super) fn end_sessions(new: &Rewrite) -> Result<()> {
     let uploads: Vec<_> = new.index().scan(Tree::Uploads, &[], None)?.collect::<Result<_>>()?;
     for (key, value) in uploads {
@@ -182,6 +186,9 @@ pub(super) fn end_sessions(new: &Rewrite) -> Result<()> {
         new.put(Tree::Uploads, &key, None)?;
         new.put(Tree::Leftovers, &schema::id_key(content.placement.id()), Some(&leftover))?;
     }
+    let events: Vec<_> = new.index().scan(Tree::Events, &[], None)?.collect::<Result<_>>()?;
+    events.iter().try_for_each(|(key, _)| new.put(Tree::Events, key, None))?;
+    new.put(Tree::Meta, schema::RECEIVERS_KEY, None)?;
     new.put(Tree::Meta, schema::CUT_KEY, None)?;
     new.put(Tree::Meta, schema::VERIFYING_KEY, None)
 }

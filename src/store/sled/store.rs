@@ -20,6 +20,7 @@ use super::leftovers;
 use super::manifests;
 use super::opened::{Opened, Seen};
 use super::options::{Inline, Options};
+use super::outbox::Outbox;
 use super::quarantine::{self, Owned};
 use super::room::Room;
 use super::schema::{self, Kept, Uptime, damaged};
@@ -61,6 +62,7 @@ pub(super) struct Core {
     /// How often the index was opened again: what was flushed and not synced before may be gone since.
     reopened: AtomicU64,
     pub(super) room: Room,
+    pub(super) outbox: Outbox,
     /// Tells this boot of the machine from others, where the system says.
     pub(super) boot: Option<Uuid>,
 }
@@ -145,12 +147,14 @@ impl Sled {
         let silence = options.writer_silence;
         let clock = Clock::open(&index)?;
         let room = Room::open(options.budget, &index, &folder)?;
+        let outbox = Outbox::new(&options);
         let core = Arc::new(Core {
             clock,
             seen: Seen::default(),
             verifying: AtomicBool::new(false),
             reopened: AtomicU64::new(0),
             room,
+            outbox,
             index: ShardedLock::new(Some(index)),
             location,
             folder,

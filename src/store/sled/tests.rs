@@ -1,6 +1,7 @@
 //! What only the inside shows: the bounds of a window, what is left behind, what is believed after a restart.
 
 mod collect;
+mod events;
 mod evict;
 mod forecast;
 mod forged;

@@ -188,7 +188,7 @@ impl Default for State {
 }
 
 impl State {
-    fn desk<'a>(&'a mut self, index: &'a Index, core: &Core) -> Desk<'a> {
+    fn desk<'a>(&'a mut self, index: &'a Index, core: &'a Core) -> Desk<'a> {
         Desk::new(
             index,
             (core.clock.now(), core.reopened()),
@@ -196,6 +196,7 @@ impl State {
             &mut self.retired,
             &mut self.copying,
             &mut self.removed,
+            &core.outbox,
         )
     }
 
@@ -208,6 +209,7 @@ impl State {
 
     fn recover(&mut self, index: &Index, core: &Core) -> Result<()> {
         self.reset();
+        core.outbox.look(index)?;
         let mut desk = self.desk(index, core);
         orphans::begin_life(&mut desk)?;
         leftovers::recover(&mut desk)?;

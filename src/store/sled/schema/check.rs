@@ -36,6 +36,11 @@ pub fn check_schema(bytes: &[u8]) {
     record::<Totals>(bytes, |_| {});
     record::<Verifying>(bytes, |_| {});
     record::<Cut>(bytes, |_| {});
+    record::<Event>(bytes, |event| {
+        _ = event.happened_at.time();
+        raw_digest(&event.digest);
+    });
+    record::<Receivers>(bytes, |_| {});
 }
 
 /// A record that is read and written again is the same record. It is the same bytes too, unless these spelled a number longer
@@ -112,6 +117,9 @@ fn keys_are_made_of_what_they_say(key: &[u8]) {
     }
     if let Ok((content, number)) = chunk_of_key(key) {
         same(chunk_key(content, number));
+    }
+    if let Ok(number) = number_of_event(key) {
+        same(event_key(number));
     }
     if let Ok(session) = session_of_key(key) {
         same(id_key(session));

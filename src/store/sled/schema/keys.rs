@@ -176,6 +176,7 @@ pub(in crate::store::sled) const UPTIME_KEY: &[u8] = b"uptime";
 pub(in crate::store::sled) const TOTALS_KEY: &[u8] = b"totals";
 pub(in crate::store::sled) const VERIFYING_KEY: &[u8] = b"verifying";
 pub(in crate::store::sled) const CUT_KEY: &[u8] = b"cut";
+pub(in crate::store::sled) const RECEIVERS_KEY: &[u8] = b"receivers";
 
 /// The keys in sled's own tree, which belongs to the index and not to the store: no copy brings it along. They are looked for in
 /// the log, where nobody says which tree an entry is of: no repository's name is like them.
@@ -303,6 +304,16 @@ pub(in crate::store::sled) fn chunk_key(content: Uuid, number: u32) -> Vec<u8> {
     let mut key = id_key(content);
     key.extend_from_slice(&number.to_be_bytes());
     key
+}
+
+/// The key in `events-1`.
+pub(in crate::store::sled) fn event_key(number: u64) -> Vec<u8> {
+    number.to_be_bytes().to_vec()
+}
+
+/// The number in a key in `events-1`.
+pub(in crate::store::sled) fn number_of_event(key: &[u8]) -> Result<u64> {
+    key.try_into().map(u64::from_be_bytes).map_err(|_| damaged_key(Tree::Events))
 }
 
 fn damaged_key(tree: Tree) -> Error {

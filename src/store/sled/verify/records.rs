@@ -5,11 +5,13 @@ use std::cell::OnceCell;
 use std::collections::BTreeSet;
 use std::fs;
 
+use super::super::events;
 use super::super::index::Index;
 use super::super::keep;
 use super::super::quarantine::{Owned, Owner};
 use super::super::schema::{
-    self, Kept, Layer, Leftover, Link, Manifest, Placement, RawDigest, Record, Referrer, Tag, Tree, Upload,
+    self, Event, Kept, Layer, Leftover, Link, Manifest, Placement, RawDigest, Record, Referrer, Tag, Tree,
+    Upload,
 };
 use super::super::staged;
 use super::super::store::Core;
@@ -43,7 +45,7 @@ pub(super) struct Look<'a> {
 type Judge = fn(&Look<'_>, &[u8], &[u8]) -> Result<Vec<FaultKind>>;
 
 /// Links come before what follows from them: once they are repaired, what no link knows is nobody's.
-const JUDGES: [(Tree, Judge); 12] = [
+const JUDGES: [(Tree, Judge); 13] = [
     (Tree::Links, link),
     (Tree::Uses, link_of_use),
     (Tree::Layers, layer),
@@ -56,6 +58,7 @@ const JUDGES: [(Tree, Judge); 12] = [
     (Tree::Leftovers, leftover),
     (Tree::Candidates, candidate),
     (Tree::Used, used),
+    (Tree::Events, event),
 ];
 
 impl Run<'_> {
@@ -403,6 +406,12 @@ fn used(look: &Look<'_>, key: &[u8], _: &[u8]) -> Result<Vec<FaultKind>> {
     Ok(faults([(FaultKind::UsedOutdated, look.far(is_outdated)?)]))
 }
 
+fn event(_: &Look<'_>, key: &[u8], value: &[u8]) -> Result<Vec<FaultKind>> {
+    schema::number_of_event(key)?;
+    events::read(key, &schema::decode::<Event>(value)?)?;
+    Ok(Vec::new())
+}
+
 /// A record that cannot be read is found for itself.
 pub(super) fn readable<R: Record>(record: Result<Option<R>>) -> Result<Option<R>> {
     match record {
@@ -431,6 +440,7 @@ pub(super) fn describe(tree: Tree, key: &[u8]) -> String {
         Tree::Used => {
             schema::used_of_key(key).map(|(_, repository, digest)| format!("{repository} {digest}"))
         }
+        Tree::Events => schema::number_of_event(key).map(|number| format!("event {number}")),
         Tree::Repositories => schema::repository_of_key(key).map(|repository| repository.to_string()),
         Tree::Uploads | Tree::Leftovers => schema::session_of_key(key).map(|id| id.to_string()),
         Tree::Chunks => schema::chunk_of_key(key).map(|(id, _)| id.to_string()),
