@@ -110,6 +110,7 @@ pub const RULES: &[Rule] = rules! {
         what_is_no_manifest_is_refused
         putting_a_manifest_again_sets_its_tags
         many_tags_are_set_at_once
+        the_longest_tags_are_taken_from_as_many_manifests
         too_many_tags_set_none
         a_tag_moves
         a_tag_needs_a_manifest

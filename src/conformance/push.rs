@@ -10,7 +10,7 @@ use super::scene::{
     manifest, media_type, tag, unique,
 };
 use crate::error::Error;
-use crate::oci::{Digest, MAX_MANIFEST_SIZE, Manifest, MediaType, ReferenceRole};
+use crate::oci::{Digest, MAX_MANIFEST_SIZE, Manifest, MediaType, ReferenceRole, RepositoryName};
 use crate::store::{Condition, MAX_TAGS_PER_PUSH, Pinned, PutManifest, References};
 
 const THREADS: u8 = 8;
@@ -207,6 +207,20 @@ pub fn many_tags_are_set_at_once(harness: &dyn Harness) {
     names.push("twice".to_owned());
     assert_eq!(scene.tags(), names);
     assert_eq!(scene.at("twice").as_ref(), Some(twice.digest()));
+}
+
+/// One push takes the last tag from each of [`MAX_TAGS_PER_PUSH`] manifests, where all names are as long as they may be: what
+/// that changes does not grow out of what is changed at once.
+pub fn the_longest_tags_are_taken_from_as_many_manifests(harness: &dyn Harness) {
+    let short = Scene::new(harness);
+    let scene = short.with_suffix(&"/a".repeat((RepositoryName::MAX_LENGTH - short.name.as_str().len()) / 2));
+    let names: Vec<String> =
+        (10..10 + MAX_TAGS_PER_PUSH).map(|n| format!("{n}{}", "t".repeat(126))).collect();
+    let before: Vec<Manifest> = names.iter().map(|name| scene.image(&[name])).collect();
+    let tags: Vec<&str> = names.iter().map(String::as_str).collect();
+    let tagged = scene.image(&tags);
+    assert!(names.iter().all(|name| scene.at(name).as_ref() == Some(tagged.digest())));
+    assert!(before.iter().all(|manifest| scene.has(manifest)));
 }
 
 /// More tags than [`MAX_TAGS_PER_PUSH`] are refused together with the manifest.

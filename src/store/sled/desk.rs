@@ -193,6 +193,12 @@ impl<'d, 'a> Steps<'d, 'a> {
         Ok(&mut self.changes)
     }
 
+    /// The same, for changes that depend on what is in the index.
+    pub(super) fn next_at_desk(&mut self) -> Result<(&Desk<'a>, &mut Changes)> {
+        self.next()?;
+        Ok((self.desk, &mut self.changes))
+    }
+
     pub(super) fn finish(self) -> Result<()> {
         if self.changes.is_empty() { Ok(()) } else { self.desk.apply(&self.changes) }
     }

@@ -81,6 +81,9 @@ pub(super) fn referenced(contents: &Contents) -> Vec<Digest> {
     digests
 }
 
+/// How many manifests that lose their last tag are stamped in the transaction that takes it.
+const STAMPS_AT_ONCE: usize = 4;
+
 /// A manifest to be put: read, and checked as far as that needs no look at the store.
 pub(super) struct Put {
     repository: RepositoryName,
@@ -309,8 +312,11 @@ fn told<'a>(
 }
 
 /// Points tags at a manifest, away from what they point at.
+///
+/// Where many manifests lose their last tag so, they get their stamps in steps before it: with names that are long, 32 of them do not
+/// fit the transaction that moves the tags. A stamp on what is kept after all harms nothing, and collection takes it off.
 fn point(
-    desk: &Desk<'_>,
+    desk: &mut Desk<'_>,
     changes: &mut Changes,
     repository: &RepositoryName,
     digest: &Digest,
@@ -330,10 +336,18 @@ fn point(
         )?;
         changes.set_value(Tree::Tagged, schema::tagged_within(repository, digest, tag), Vec::new());
     }
-    for (before, lost) in moved {
-        stamp_if_untagged(desk, changes, repository, &before, lost)?;
+    if moved.len() <= STAMPS_AT_ONCE {
+        for (before, lost) in moved {
+            stamp_if_untagged(desk, changes, repository, &before, lost)?;
+        }
+        return Ok(());
     }
-    Ok(())
+    let mut steps = Steps::new(desk);
+    for (before, lost) in moved {
+        let (desk, stamps) = steps.next_at_desk()?;
+        stamp_if_untagged(desk, stamps, repository, &before, lost)?;
+    }
+    steps.finish()
 }
 
 /// Stamps a manifest that loses so many tags if it has no others.

@@ -12,9 +12,9 @@ use crate::store::sled::desk::WINDOW;
 use crate::store::sled::schema::{self, Tree};
 use crate::store::sled::{
     CollectOptions, Durability, EventKind, EventPage, Events, FaultKind, Options, Retention, Sled,
-    SnapshotOptions, VerifyOptions, compact,
+    SnapshotOptions, Untagged, VerifyOptions, compact,
 };
-use crate::store::{Condition, Manage, Pinned, Push, PutManifest};
+use crate::store::{Condition, Discover, Manage, Pinned, Push, PutManifest};
 
 fn open_with(folder: &Path, events: Events) -> Sled {
     Options::new().reserve(1 << 20).events(events).open(folder).unwrap()
@@ -55,6 +55,35 @@ fn nothing_is_written_where_events_are_off() {
     store.put_manifest(&repository(), &empty_index(), &PutManifest::new()).unwrap();
     assert_eq!(entries(&store, Tree::Events), 0);
     assert_eq!(all(&store), EventPage::default());
+}
+
+/// A push that took the last tag from each of 32 manifests was refused as damage, where their names were long: what it changed was
+/// more than enters between two syncs.
+#[test]
+fn tags_are_taken_from_many_manifests_that_lose_their_last() {
+    let folder = folder();
+    let store = open(folder.path());
+    let repository = "r".repeat(255).parse().unwrap();
+    let tags: Vec<Tag> = (0..32).map(|n| format!("{n:0>128}").parse().unwrap()).collect();
+    let numbered = |n: usize| {
+        let document = format!(r#"{{"schemaVersion":2,"manifests":[],"annotations":{{"n":"{n}"}}}}"#);
+        Manifest::new(MediaType::OCI_INDEX.parse().unwrap(), document.into_bytes())
+    };
+    for (n, tag) in tags.iter().enumerate() {
+        // Each was a candidate before.
+        store.put_manifest(&repository, &numbered(n), &PutManifest::new()).unwrap();
+        store
+            .put_manifest(&repository, &numbered(n), &PutManifest::new().tags(std::slice::from_ref(tag)))
+            .unwrap();
+    }
+    store.put_manifest(&repository, &empty_index(), &PutManifest::new().tags(&tags)).unwrap();
+    assert_eq!(store.tags(&repository, None, 99).unwrap().items.len(), 32);
+    assert!(most_entered(&store) <= WINDOW);
+    // Nothing keeps them any more, and collection knows.
+    let options = CollectOptions::new().untagged(Untagged::DeleteAfter(Duration::ZERO)).grace(Duration::ZERO);
+    let collected = store.collect(&options, &mut |_| ControlFlow::Continue(())).unwrap();
+    assert_eq!(collected.manifests, 32);
+    assert!(store.verify(&VerifyOptions::new(), &mut |_| ControlFlow::Continue(())).unwrap().is_well());
 }
 
 /// As many tags as can be, as long as can be, of the longest repository: their events fit the transaction that sets them.
