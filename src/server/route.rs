@@ -262,7 +262,7 @@ fn log(asked: &Asked<'_>, status: StatusCode, bytes: u64, took: Duration, refusa
         // Asking for what is not there is how a push begins, and being asked who one is how a login does; and who asks too much is
         // not to fill the log as well.
         Some(error) if status == 429 || method.is_safe() && is_a_beginning(error, status) => {
-            say!(debug, error)
+            say!(debug, error);
         }
         Some(error) => say!(info, error),
         None if method.is_safe() => say!(debug),

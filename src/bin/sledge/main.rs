@@ -38,7 +38,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    Serve(serve::Serve),
+    Serve(Box<serve::Serve>),
     Gc(gc::Gc),
     Usage(usage::UsageCommand),
     Snapshot(snapshot::Snapshot),

@@ -29,7 +29,7 @@ pub(crate) struct AuthSettings {
     #[arg(long, env = "SLEDGE_TOKENS", num_args = 0..=1, require_equals = true,
         default_missing_value = "true", value_name = "BOOL", value_parser = BoolishValueParser::new())]
     tokens: Option<bool>,
-    /// By what URL clients reach this server, such as https://registry.example.org
+    /// By what URL clients reach this server, such as `https://registry.example.org`
     #[arg(long, value_name = "URL", env = "SLEDGE_EXTERNAL_URL")]
     external_url: Option<String>,
     /// The issuer of tokens elsewhere.
