@@ -61,8 +61,8 @@ impl ServerOptions {
         self
     }
 
-    /// How many bytes a request's head may have: 64 KiB by default, and 8 KiB at least. A larger one is answered with 431 (a longer
-    /// path alone with 414), and so is one of more than 100 fields over HTTP/1.1.
+    /// How many bytes a request's head may have: 64 KiB by default, and 8 KiB at least. A larger one is answered with 431, and
+    /// so is one of more than 100 fields over HTTP/1.1; a path of more than 64 KiB that fits is answered with 414.
     pub const fn header_bytes(mut self, most: u32) -> Self {
         self.header_bytes = if most < LEAST_HEADER_BYTES { LEAST_HEADER_BYTES } else { most };
         self

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use sledge::access::{Access, CurrentAccess, Passwords, Policy};
 use sledge::filter::{ImmutableTags, ReadOnly};
 use sledge::server::ServerOptions;
 use sledge::store::{Pinned, Store};
@@ -21,6 +22,7 @@ fn each_row_is_answered_as_it_says() {
         let plain = serve(store.clone());
         let read_only = serve(Arc::new(ReadOnly::new(store.clone())));
         let pinned = Pinned::tags(|tag| tag.as_str() == "v1");
+        let guarded = Fixture::guarded(store.clone(), users());
         let immutable = serve(Arc::new(ImmutableTags::new(store.clone(), pinned)));
         scene::fill(&mut plain.client(), "a");
         for (number, row) in rows().iter().enumerate() {
@@ -30,6 +32,7 @@ fn each_row_is_answered_as_it_says() {
                 Registry::Plain | Registry::Busy => &plain,
                 Registry::ReadOnly => &read_only,
                 Registry::Immutable => &immutable,
+                Registry::Guarded => &guarded,
             };
             let mut client = asked.client();
             store.seen().busy.store(row.registry == Registry::Busy, Ordering::SeqCst);
@@ -38,6 +41,14 @@ fn each_row_is_answered_as_it_says() {
             check(row, words, &answer, &mut client);
         }
     }
+}
+
+/// Somebody who is not asking.
+fn users() -> Arc<CurrentAccess> {
+    let access = Access::new(Policy::users()).passwords(
+        Passwords::parse(b"alice:$2y$04$EoPgQUl2w5l3fdKLyu/wP.7slEHf1wc9Ijq7qeOpfCidFOPEV3ETG\n").unwrap(),
+    );
+    Arc::new(CurrentAccess::new(access).unwrap())
 }
 
 /// What the row needs of its own.
@@ -107,5 +118,5 @@ fn check(row: &Row, mut words: Words, answer: &Answer, client: &mut Client) {
     for (method, path, status) in &row.then {
         client.send(method, &words.fill_in(path), &[], b"").expect(*status);
     }
-    client.get("/v2/").expect(200);
+    client.get("/v2/").expect(if row.registry == Registry::Guarded { 401 } else { 200 });
 }

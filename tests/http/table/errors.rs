@@ -1,11 +1,27 @@
 //! Error answers, beyond those that a section of their own asks for.
 
-use super::row::{Row, row};
+use super::row::{Registry, Row, row};
 
 pub(super) fn rows() -> Vec<Row> {
     let row = |end, says| row(end, "Error Codes", says);
+    let stranger = |row: Row| {
+        row.on(Registry::Guarded)
+            .refused(401, "UNAUTHORIZED")
+            .with("www-authenticate", "Basic realm=\"sledge\"")
+    };
     let method = |row: Row, allow| row.refused(405, "UNSUPPORTED").with("allow", allow);
     vec![
+        stranger(row("end-1", "a stranger who asks whether there is a registry").ask("GET", "/v2/")),
+        stranger(row("end-3", "one who pulls").ask("GET", "/v2/a/manifests/v1")),
+        stranger(row("end-3", "one who pulls what is not there").ask("GET", "/v2/a/manifests/none")),
+        stranger(row("end-4a", "one who pushes").ask("POST", "/v2/{own}/blobs/uploads/").send("")),
+        stranger(row("end-9", "one who deletes").ask("DELETE", "/v2/{own}/manifests/v1")).then(
+            "GET",
+            "/v2/{own}/manifests/v1",
+            401,
+        ),
+        stranger(row("end-3", "a password that is wrong").ask("GET", "/v2/a/manifests/v1"))
+            .header("Authorization", "Basic YWxpY2U6d3Jvbmc="),
         row("end-1", "a path that is no endpoint's").ask("GET", "/v2/a").refused(404, "UNSUPPORTED"),
         row("end-1", "one outside of the API").ask("GET", "/").refused(404, "UNSUPPORTED"),
         row("end-1", "another version of it").ask("GET", "/v1/").refused(404, "UNSUPPORTED"),

@@ -11,6 +11,8 @@ pub(super) enum Registry {
     Immutable,
     /// It has more to do than it can.
     Busy,
+    /// Its users alone may do anything.
+    Guarded,
 }
 
 #[derive(Clone)]
