@@ -215,9 +215,8 @@ serve() { # serve TRANSPORT LOGIN
         "$([[ $2 == anyone ]] && printf true || printf false)" >"$work/$name.toml"
     kill -HUP "${server_of[$name]}"
     for ((tries = 0; tries < 300; tries++)); do
-        if curl --silent --head --cacert "$work/ca.crt" "$scheme://${address_of[$name]}/v2/" | grep -qi '^www-authenticate: Bearer'; then
-            return 0
-        fi
+        if curl --silent --head --cacert "$work/ca.crt" "$scheme://${address_of[$name]}/v2/" |
+            grep -qi '^www-authenticate: Bearer'; then return 0; fi
         sleep 0.1
     done
     fail "the server $name does not say where to get tokens"
@@ -240,7 +239,8 @@ denied() { # denied COMMAND...
         fail "went through with a wrong password: $*"
     fi
     printf '%s\n' "$output"
-    grep -qiE 'unauthorized|authentication required|no basic auth credentials|(incorrect|invalid) username|insufficient_scope|denied|\b401\b' \
+    grep -qiE \
+        'unauthorized|authentication required|no basic auth credentials|(incorrect|invalid) username|insufficient_scope|denied|\b401\b' \
         <<<"$output" || fail "failed, but not for want of the right password: $*"
 }
 
