@@ -76,6 +76,10 @@ finish() {
     local status=$? each
     trap - EXIT ERR
     end_all
+    # Without root podman leaves a process that holds its namespace.
+    while read -r each; do
+        kill -KILL "$(<"$each")" 2>/dev/null || true
+    done < <(find "${work:-/nowhere}" -name pause.pid 2>/dev/null)
     if ((status != 0)); then
         for each in "${failures[@]}"; do
             printf -- '--- %s ---\n' "${each##*/}" >&2
