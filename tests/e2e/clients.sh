@@ -24,6 +24,9 @@
 #     mount     the image goes to another repository, and its layer is not sent again
 #     delete    the image is deleted, and then unknown
 #     refused   with a wrong password and without one neither login, push nor pull are possible, and the client is told why
+#
+# What a login is: "password" sends it with each request, "token" gets a token for it and sends that, "anyone" is the same
+# where everyone may pull: there, pull and tags go without.
 
 # shellcheck disable=SC2034 # the clients' files use what is set here
 set -euo pipefail
@@ -73,6 +76,10 @@ finish() {
     local status=$? each
     trap - EXIT ERR
     end_all
+    # Without root podman leaves a process that holds its namespace.
+    while read -r each; do
+        kill -KILL "$(<"$each")" 2>/dev/null || true
+    done < <(find "${work:-/nowhere}" -name pause.pid 2>/dev/null)
     if ((status != 0)); then
         for each in "${failures[@]}"; do
             printf -- '--- %s ---\n' "${each##*/}" >&2
@@ -124,7 +131,7 @@ mkdir -p "$work/tmp" "$work/home" "$work/cells"
 # No client may read this user's credentials and settings.
 export HOME=$work/home XDG_RUNTIME_DIR=$work/home XDG_DATA_HOME=$work/home XDG_CONFIG_HOME=$work/home/.config
 export REGISTRY_AUTH_FILE=$work/home/auth.json DOCKER_CONFIG=$work/home
-unset DOCKER_HOST CONTAINERD_ADDRESS CONTAINERD_NAMESPACE CONTAINERD_SNAPSHOTTER http_proxy https_proxy HTTP_PROXY HTTPS_PROXY
+unset "${!SLEDGE_@}" DOCKER_HOST CONTAINERD_ADDRESS CONTAINERD_NAMESPACE CONTAINERD_SNAPSHOTTER http_proxy https_proxy HTTP_PROXY HTTPS_PROXY
 
 # shellcheck source-path=SCRIPTDIR
 source "$here/layout.sh"
@@ -158,12 +165,12 @@ user=somebody
 password='correct horse: battery+staple/='
 
 help=$("$sledge" serve --help)
-offered() { # offered FLAG
-    grep -qE -- "(^|[[:space:]])$1([[:space:]=]|\$)" <<<"$help"
+offered() { # offered plain|TLS|none|password|token|anyone
+    [[ -z ${flag_of[$1]:-} ]] || grep -qE -- "^ *${flag_of[$1]}([^a-z-]|\$)" <<<"$help"
 }
-has_tls='' has_passwords=''
-if offered --tls-certificate; then has_tls=yes; fi
-if offered --htpasswd; then has_passwords=yes; fi
+transports=(plain TLS)
+logins=(none password token anyone)
+declare -A flag_of=([TLS]=--tls-certificate [password]=--htpasswd [token]=--tokens [anyone]=--anonymous-pull)
 
 # The certificate of an authority that nobody else trusts, and one of the server's that it vouches for.
 certificates() {
@@ -175,7 +182,7 @@ certificates() {
         -extfile <(printf 'subjectAltName=IP:127.0.0.1,IP:192.0.2.1,DNS:localhost\nextendedKeyUsage=serverAuth\n') \
         -out "$work/server.crt"
 }
-if [[ $has_tls ]]; then
+if offered TLS; then
     certificates >"$work/openssl.log" 2>&1 || { cat "$work/openssl.log" >&2 && fail "no certificates could be made"; }
 fi
 # By `htpasswd -nbB somebody "$password"`.
@@ -183,30 +190,47 @@ fi
 printf '%s\n' 'somebody:$2y$05$mbC47iDV6itavhtc093wNeUtkTP6gCxl5YGe0QlFxm3zzoTTvdmZO' >"$work/htpasswd"
 
 # Starts a server and notes its address. The port is the system's choice.
-serve() { # serve plain|TLS none|password
-    local name=$1.$2 ip=127.0.0.1 options=() tries
+serve() { # serve TRANSPORT LOGIN
+    local name=$1.$2 ip=127.0.0.1 scheme=http options=() tries
     if [[ $1 == TLS ]]; then
         options+=(--tls-certificate "$work/server.crt" --tls-key "$work/server.key")
+        scheme=https
         [[ ! $isolated ]] || ip=192.0.2.1
     fi
     [[ $2 == none ]] || options+=(--htpasswd "$work/htpasswd")
+    if [[ $2 == token || $2 == anyone ]]; then
+        : >"$work/$name.toml"
+        options+=(--config "$work/$name.toml")
+    fi
     : >"$work/server.$name.log"
     "$sledge" serve --data "$work/data.$name" --listen "$ip:0" "${options[@]}" 2>"$work/server.$name.log" &
     server_of[$name]=$!
     for ((tries = 0; tries < 300; tries++)); do
         address_of[$name]=$(sed -nE 's,^.*listening on https?://([0-9.]+:[0-9]+).*$,\1,p' "$work/server.$name.log" | head -n 1)
-        [[ -z ${address_of[$name]} ]] || return 0
+        [[ -z ${address_of[$name]} ]] || break
         kill -0 "${server_of[$name]}" 2>/dev/null || fail "the server $name ended before it listened"
         sleep 0.1
     done
-    fail "the server $name did not say where it listens within 30 s"
+    [[ -n ${address_of[$name]} ]] || fail "the server $name did not say where it listens within 30 s"
+    [[ $2 == token || $2 == anyone ]] || return 0
+
+    # Where tokens are to be had is known only now.
+    printf '[auth]\ntokens = true\nexternal-url = "%s://%s"\nanonymous-pull = %s\n' "$scheme" "${address_of[$name]}" \
+        "$([[ $2 == anyone ]] && printf true || printf false)" >"$work/$name.toml"
+    kill -HUP "${server_of[$name]}"
+    for ((tries = 0; tries < 300; tries++)); do
+        if curl --silent --head --cacert "$work/ca.crt" "$scheme://${address_of[$name]}/v2/" |
+            grep -qi '^www-authenticate: Bearer'; then return 0; fi
+        sleep 0.1
+    done
+    fail "the server $name does not say where to get tokens"
 }
 
 # --- What the cells share -----------------------------------------------------------------------------------------------
 #
-# Set for each row: $registry, $transport, $login, and $secret, the password if there is one. Each cell is a function
-# CLIENT_CELL, run in a shell of its own that ends at the first command that fails; what it leaves for later cells of the row,
-# it leaves in files in $row.
+# Set for each row: $registry, $transport, $login, and $secret, the password if one is to be given. Each cell is a
+# function CLIENT_CELL, run in a shell of its own that ends at the first command that fails; what it leaves for later cells of
+# the row, it leaves in files in $row.
 
 says() { # says WHAT FOUND EXPECTED
     [[ $2 == "$3" ]] || fail "$1 is «$2», expected «$3»"
@@ -219,8 +243,14 @@ denied() { # denied COMMAND...
         fail "went through with a wrong password: $*"
     fi
     printf '%s\n' "$output"
-    grep -qiE 'unauthorized|authentication required|no basic auth credentials|(incorrect|invalid) username|denied|\b401\b' \
+    grep -qiE \
+        'unauthorized|authentication required|no basic auth credentials|(incorrect|invalid) username|insufficient_scope|denied|\b401\b' \
         <<<"$output" || fail "failed, but not for want of the right password: $*"
+}
+
+# The same for one that pulls, unless it gives no password where everyone may pull.
+denied_pull() { # denied_pull PASSWORD COMMAND...
+    if [[ $login == anyone && -z $1 ]]; then "${@:2}"; else denied "${@:2}"; fi
 }
 
 # A command that must fail because the manifest is not there.
@@ -285,7 +315,13 @@ run_cell() { # run_cell CLIENT COLUMN
     cell=-
     declare -F "$1_$2" >/dev/null || return 0
     if [[ $2 == login || $2 == refused ]]; then
-        [[ $login == password ]] || return 0
+        [[ $login != none ]] || return 0
+    fi
+    if [[ $login == anyone ]]; then
+        case $2 in
+            pull | pull_index | tags) secret='' && credentials ;;
+            *) secret=$password && credentials "$password" ;;
+        esac
     fi
     # Not in a condition: `set -e` would mean nothing within.
     set +e
@@ -323,8 +359,8 @@ run_client() { # run_client CLIENT
     if declare -F "$1_ready" >/dev/null; then
         "$1_ready" || { absent "$title" "cannot run here: $reason" && return 0; }
     fi
-    for transport in plain TLS; do
-        for login in none password; do
+    for transport in "${transports[@]}"; do
+        for login in "${logins[@]}"; do
             if [[ -z ${address_of[$transport.$login]:-} ]]; then
                 line "$title" "$transport" "$login" 'not offered'
                 continue
@@ -333,12 +369,9 @@ run_client() { # run_client CLIENT
             row=$work/row
             rm -rf -- "$row"
             mkdir -p "$row"
-            credentials
             secret=
-            if [[ $login == password ]]; then
-                credentials "$password"
-                secret=$password
-            fi
+            [[ $login == none ]] || secret=$password
+            credentials ${secret:+"$secret"}
             cells=()
             for column in "${columns[@]}"; do
                 run_cell "$1" "$column"
@@ -350,10 +383,11 @@ run_client() { # run_client CLIENT
 }
 
 printf '%s\n' "$("$sledge" --version)"
-serve plain none
-[[ ! $has_passwords ]] || serve plain password
-[[ ! $has_tls ]] || serve TLS none
-[[ ! $has_tls || ! $has_passwords ]] || serve TLS password
+for transport in "${transports[@]}"; do
+    for login in "${logins[@]}"; do
+        if offered "$transport" && offered "$login"; then serve "$transport" "$login"; fi
+    done
+done
 
 line client transport login "${heads[@]}"
 for client in "${clients[@]}"; do

@@ -81,9 +81,31 @@ fn what_takes_a_restart_is_told() {
 fn everyone_may_pull_where_that_is_said() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("users"), ALICE).unwrap();
-    let config = write(folder.path(), "[auth]\nhtpasswd = \"users\"\nanonymous-pull = true\n");
-    let server = serve(folder.path(), &config);
+    let tokens = "tokens = true\nexternal-url = \"http://localhost:5000\"\n";
+    let whole = format!("[auth]\nhtpasswd = \"users\"\nanonymous-pull = true\n{tokens}");
+    let config = write(folder.path(), &whole);
+    let mut server = serve(folder.path(), &config);
     assert_eq!(server.request("GET", "/v2/a/tags/list", b"").status, 404);
+    // A client that has a password has to be asked for it, or it would never send one; also after a slip in the file, and back.
+    let asked = |server: &Server| {
+        let answer = server.request("GET", "/v2/", b"");
+        assert_eq!(answer.status, 401);
+        assert!(
+            answer.header("www-authenticate").starts_with("Bearer realm=\"http://localhost:5000/token\"")
+        );
+    };
+    asked(&server);
+    write(folder.path(), "");
+    server.signal("HUP");
+    server.hear("nothing says any more who may do what");
+    asked(&server);
+    fs::write(folder.path().join("users"), format!("{ALICE}{BOB}")).unwrap();
+    server.hear("who may do what was read again");
+    asked(&server);
+    write(folder.path(), &whole);
+    server.signal("HUP");
+    server.hear("the configuration was read again");
+    asked(&server);
     assert_eq!(server.request("POST", "/v2/a/blobs/uploads/", b"").status, 401);
     assert_eq!(server.request_as(AS_ALICE, "POST", "/v2/a/blobs/uploads/", b"").status, 202);
     server.stop();
@@ -141,14 +163,32 @@ fn mistakes_about_access_certificates_and_limits_have_their_place() {
         ("[auth]\ntokens = true\n", &["sledge.toml:2: auth.tokens", "auth.htpasswd"]),
         ("[auth]\nhtpasswd = \"users\"\ntokens = true\n", &["sledge.toml:3: auth.tokens", "external-url"]),
         (
-            "[[access]]\nwho = [\"a\"]\nactions = [\"read\"]\nrepositories = [\"*\"]\n",
+            "[[access]]\nwho = [\"anonymous\"]\nactions = [\"read\"]\nrepositories = [\"*\"]\n",
             &[":1: access", "read"],
         ),
         (
-            "[[access]]\nwho = [\"a\"]\nactions = [\"pull\"]\nrepositories = [\"A\"]\n",
+            "[[access]]\nwho = [\"anonymous\"]\nactions = [\"pull\"]\nrepositories = [\"A\"]\n",
             &[":1: access", "\"A\""],
         ),
         ("[[access]]\nwho = []\nactions = [\"pull\"]\nrepositories = [\"*\"]\n", &[":1: access", "nobody"]),
+        (
+            "[[access]]\nwho = [\"a\"]\nactions = [\"pull\"]\nrepositories = [\"*\"]\n",
+            &[":1: access.1", "auth.htpasswd"],
+        ),
+        ("htpasswd = \"users\"\n", &["line 1", "belongs in the table [auth]"]),
+        ("tls-key = \"x\"\n", &["line 1", "`key` belongs in the table [tls]"]),
+        ("log = \"inof\"\n", &[":1: log", "inof"]),
+        ("listen = \"127.0.0.1:1\"\nmetrics-listen = \"127.0.0.1:1\"\n", &[":2: metrics-listen"]),
+        (
+            "[auth]\nhtpasswd = \"users\"\nanonymous-pull = true\n",
+            &[":3: auth.anonymous-pull", "auth.tokens"],
+        ),
+        // One hides nothing of another, and of several tables each is told by itself.
+        (
+            "[auth]\nhtpasswd = \"users\"\ntokens = true\n\n[[access]]\nwho = [\"*\"]\nactions = [\"pull\"]\nrepositories = [\"*\"]\n\n\
+             [[access]]\nwho = [\"a\"]\nactions = [\"read\"]\nrepositories = [\"*\"]\n",
+            &[":3: auth.tokens", ":10: access.2: \"read\""],
+        ),
         ("[limits]\nrequests-at-once = 5\n", &[":2: limits.requests-at-once", "requests-per-client"]),
         ("[limits]\nheader-bytes = \"1KiB\"\n", &[":2: limits.header-bytes"]),
         ("[limits]\nsilence-limit = \"0s\"\n", &[":2: limits.silence-limit"]),

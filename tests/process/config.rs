@@ -105,15 +105,15 @@ fn the_place_of_each_mistake_is_named() {
         ),
         (
             "\n[[events]]\nname = \"a\"\nurl = \"http://x\"\n[[events]]\nname = \"a\"\nurl = \"http://x\"\n",
-            &["sledge.toml:2: events", "two receivers are named a"],
+            &["sledge.toml:5: events.2", "two receivers are named a"],
         ),
         (
             "[[events]]\nname = \"a\"\nurl = \"http://x\"\nheaders = { \"a b\" = \"secret\" }\n",
-            &["sledge.toml:1: events", "no header's name"],
+            &["sledge.toml:1: events.1", "no header's name"],
         ),
         (
             "[[events]]\nname = \"a\"\nurl = \"http://x\"\nca = \"none.pem\"\n",
-            &["sledge.toml:1: events", "none.pem"],
+            &["sledge.toml:1: events.1", "none.pem"],
         ),
         // Each of several is told.
         ("pin = [\"v*\"]\nbudget = \"1MiB\"\n", &["sledge.toml:1: pin", "sledge.toml:2: budget"]),

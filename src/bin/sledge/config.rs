@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
+use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::printer::{Failure, Printer};
@@ -100,18 +101,19 @@ impl File {
     /// The line in which a setting stands, from 1.
     fn line(&self, key: &str) -> Option<usize> {
         let document = DeTable::parse(&self.text).ok()?;
-        let mut table = document.get_ref();
-        let mut words = key.split('.').peekable();
-        while let Some(word) = words.next() {
-            let (name, value) = table.iter().find(|(name, _)| name.get_ref() == word)?;
-            if words.peek().is_none() {
-                let before = self.text.get(..name.span().start)?;
-                return Some(before.matches('\n').count() + 1);
-            }
-            let DeValue::Table(inner) = value.get_ref() else { return None };
-            table = inner;
+        let (first, rest) = key.split_once('.').map_or((key, None), |(first, rest)| (first, Some(rest)));
+        let (mut place, value) = entry(document.get_ref(), first)?;
+        if let Some(rest) = rest {
+            place = match value.get_ref() {
+                DeValue::Table(table) => entry(table, rest)?.0,
+                // One of several tables of this name.
+                DeValue::Array(tables) => {
+                    tables.get(rest.parse::<usize>().ok()?.checked_sub(1)?)?.span().start
+                }
+                _ => return None,
+            };
         }
-        None
+        Some(self.text.get(..place)?.matches('\n').count() + 1)
     }
 }
 
@@ -127,8 +129,28 @@ fn unreadable(text: &str, error: &toml::de::Error) -> String {
     if in_headers {
         format!("line {line} is no TOML, or headers are no texts; it is not shown, as it may have a password")
     } else {
-        error.to_string()
+        match table_of(error.message()) {
+            Some((name, table)) => format!("{error}`{name}` belongs in the table [{table}]"),
+            None => error.to_string(),
+        }
     }
+}
+
+/// The table in which a setting stands that is looked for outside of it, or by its flag's name.
+fn table_of(message: &str) -> Option<(String, &'static str)> {
+    let name = message.strip_prefix("unknown field `")?.split('`').next()?;
+    let settings = serde_json::to_value(Settings::default()).ok()?;
+    let found = ["retention", "tls", "auth", "limits"].into_iter().find_map(|table| {
+        let name = name.strip_prefix(table).and_then(|name| name.strip_prefix('-')).unwrap_or(name);
+        settings.get(table)?.get(name).map(|_| (name.to_owned(), table))
+    });
+    found
+}
+
+/// Where a table has an entry, and that.
+fn entry<'t, 'i>(table: &'t DeTable<'i>, name: &str) -> Option<(usize, &'t Spanned<DeValue<'i>>)> {
+    let (found, value) = table.iter().find(|(found, _)| found.get_ref() == name)?;
+    Some((found.span().start, value))
 }
 
 impl Configuration {
@@ -164,7 +186,7 @@ impl Configuration {
             Some((_, name)) => name.to_owned(),
         };
         let in_file = self.file.as_ref().filter(|_| !by_flag);
-        let place = match in_file.and_then(|file| Some((file, file.line(mistake.key)?))) {
+        let place = match in_file.and_then(|file| Some((file, file.line(&mistake.key)?))) {
             Some((file, line)) => format!("{}:{line}: {}", file.path.display(), mistake.key),
             None => format!("--{flag}"),
         };

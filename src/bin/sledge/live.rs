@@ -19,7 +19,7 @@ use crate::printer::Failure;
 use crate::settings::{Mistake, Settings};
 
 /// How often files are looked at.
-const LOOK: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Puts another log filter in the place of the one that there is.
 pub(crate) type SetFilter = Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>;
@@ -103,7 +103,7 @@ impl Live {
         let stamps = stamps(&self.settings);
         if stamps != self.stamps {
             self.stamps = stamps;
-            self.refresh(&self.settings.clone());
+            self.refresh(&self.settings, self.endpoint.clone());
         }
     }
 
@@ -125,24 +125,30 @@ impl Live {
         for key in self.settings.fixed_that_differ(&settings, self.access.is_some()) {
             tracing::warn!(setting = key, "changed: it takes a restart to hold");
         }
-        if !self.settings.auth.has_the_endpoint_of(&settings.auth) {
-            match settings.auth.endpoint() {
-                Ok(endpoint) => self.endpoint = endpoint,
-                Err(Mistake { key, says }) => {
-                    tracing::error!(setting = key, error = says, "who may do what stays as it was");
-                    return;
-                }
+        // Its key is kept, and so the tokens that it has signed, as long as it is the same.
+        let endpoint = if self.settings.auth.has_the_endpoint_of(&settings.auth) {
+            Ok(self.endpoint.clone())
+        } else {
+            settings.auth.endpoint()
+        };
+        // Before they are read: what changes from here on is seen by the next look.
+        let stamps = stamps(&settings);
+        match endpoint {
+            Ok(endpoint) if self.refresh(&settings, endpoint.clone()) => {
+                self.endpoint = endpoint;
+                self.settings.take_over(settings);
+                self.stamps = stamps;
             }
-        }
-        self.stamps = stamps(&settings);
-        if self.refresh(&settings) {
-            self.settings.take_over(settings);
+            Ok(_) => {}
+            Err(Mistake { key, says }) => {
+                tracing::error!(setting = %key, error = says, "who may do what stays as it was");
+            }
         }
         tracing::info!("the configuration was read again");
     }
 
     /// Takes files as they are now. Says whether who may do what is as these settings say.
-    fn refresh(&self, settings: &Settings) -> bool {
+    fn refresh(&self, settings: &Settings, endpoint: Option<TokenEndpoint>) -> bool {
         if let Some(tls) = &self.tls {
             match tls.reload() {
                 Ok(()) => tracing::info!("the certificate was read again"),
@@ -150,7 +156,7 @@ impl Live {
             }
         }
         let Some(current) = &self.access else { return true };
-        match settings.access(self.endpoint.clone()) {
+        match settings.access(endpoint) {
             Ok(Some(access)) => {
                 current.replace(access);
                 tracing::info!("who may do what was read again");
@@ -163,7 +169,7 @@ impl Live {
                 false
             }
             Err(Mistake { key, says }) => {
-                tracing::error!(setting = key, error = says, "who may do what stays as it was");
+                tracing::error!(setting = %key, error = says, "who may do what stays as it was");
                 false
             }
         }

@@ -94,6 +94,13 @@ async fn serve(settings: &Settings, live: Live, printer: Printer) -> Result<(), 
     let scheme = if live.tls().is_some() { "https" } else { "http" };
     printer
         .note(format_args!("sledge listening on {scheme}://{address}, data in {}{manner}", data.display()));
+    if !address.ip().is_loopback() {
+        if live.access().is_none() {
+            tracing::warn!(%address, "whoever reaches this address can push and delete: --htpasswd asks for passwords");
+        } else if live.tls().is_none() {
+            tracing::warn!(%address, "passwords can be read on their way: without a proxy that speaks TLS, give --tls-certificate");
+        }
+    }
     let interval = match settings.gc_interval {
         _ if settings.is_read_only() => Duration::ZERO,
         Some(Time(interval)) => interval,

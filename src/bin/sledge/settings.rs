@@ -1,5 +1,6 @@
 //! What a server can be told: by flags, by variables of the environment and by a file, which go before each other in this order.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use sledge::access::{Access, TokenEndpoint};
 use sledge::store::sled::Options;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::events::endpoint::Endpoint;
 use crate::policy::{Policy, TagPattern};
@@ -98,15 +100,15 @@ pub(crate) enum LogFormat {
 /// A setting that cannot hold, or not with another one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Mistake {
-    /// The setting's name in a file.
-    pub(crate) key: &'static str,
+    /// The setting's name in a file; of several tables of a name with a number, from 1.
+    pub(crate) key: Cow<'static, str>,
     /// What is wrong, and what to do.
     pub(crate) says: String,
 }
 
 impl Mistake {
-    fn new(key: &'static str, says: impl Into<String>) -> Self {
-        Self { key, says: says.into() }
+    fn new(key: impl Into<Cow<'static, str>>, says: impl Into<String>) -> Self {
+        Self { key: key.into(), says: says.into() }
     }
 }
 
@@ -175,25 +177,33 @@ impl Settings {
                 mistakes.push(Mistake::new(key, says));
             }
         }
-        if let Some(Err(error)) = self.log.as_deref().map(EnvFilter::try_new) {
-            let says = format!("{error}: use error, warn, info, debug or trace");
-            mistakes.push(Mistake::new("log", says));
+        if let Some(says) = self.log.as_deref().and_then(no_filter) {
+            mistakes.push(Mistake::new("log", format!("{says}: use error, warn, info, debug or trace")));
+        }
+        let same = self.metrics_listen.as_ref().filter(|listen| Some(*listen) == self.listen.as_ref());
+        if same.is_some_and(|listen| !listen.ends_with(":0")) {
+            mistakes.push(Mistake::new(
+                "metrics-listen",
+                "it is where images are served: metrics need an address of their own",
+            ));
         }
         mistakes.extend(self.limits.mistakes());
         mistakes.extend(self.tls.load().err());
-        let access = self.auth.endpoint().and_then(|endpoint| self.access(endpoint));
-        mistakes.extend(access.err());
+        // Apart from each other, as one hides nothing of the other.
+        mistakes.extend(self.auth.endpoint().err());
+        mistakes.extend(self.access(None).err());
         if self.events.len() > MOST_ENDPOINTS {
             let says = format!("events are sent to at most {MOST_ENDPOINTS} receivers");
             mistakes.push(Mistake::new("events", says));
         }
         let mut names = BTreeSet::new();
-        for endpoint in &self.events {
+        for (number, endpoint) in self.events.iter().enumerate() {
             if !names.insert(&endpoint.name) {
                 let says = format!("two receivers are named {}: give each a name of its own", endpoint.name);
-                mistakes.push(Mistake::new("events", says));
+                mistakes.push(Mistake::new(format!("events.{}", number + 1), says));
             }
-            mistakes.extend(endpoint.mistake().map(|says| Mistake::new("events", says)));
+            let says = endpoint.mistake();
+            mistakes.extend(says.map(|says| Mistake::new(format!("events.{}", number + 1), says)));
         }
         mistakes
     }
@@ -245,6 +255,16 @@ impl Settings {
     pub(crate) fn is_read_only(&self) -> bool {
         self.read_only.unwrap_or(false)
     }
+}
+
+/// Why it is no filter of logs, if it is none. A slip such as `inof` would be the name of a module, and nothing would be logged.
+fn no_filter(text: &str) -> Option<String> {
+    if let Err(error) = EnvFilter::try_new(text) {
+        return Some(error.to_string());
+    }
+    let is_level = |word: &str| word.parse::<LevelFilter>().is_ok();
+    let alone = text.split(',').map(str::trim).find(|part| !part.contains(['=', '[']) && !is_level(part));
+    alone.map(|part| format!("{part:?} is no level"))
 }
 
 /// Whether it looks like a host and a port. Whether there is such a host is seen when it is listened on.

@@ -60,7 +60,7 @@ skopeo_refused() {
     refused_login run_skopeo
     for each in wrong ''; do
         credentials ${each:+"$each"}
-        denied run_skopeo inspect "$(options)" "docker://$registry/skopeo/app:one"
+        denied_pull "$each" run_skopeo inspect "$(options)" "docker://$registry/skopeo/app:one"
         denied skopeo_push
     done
 }
@@ -107,7 +107,7 @@ kin_refused() { # kin_refused PROGRAM
     refused_login kin "$1"
     for each in wrong ''; do
         credentials ${each:+"$each"}
-        denied kin "$1" pull "$(options)" "$registry/$1/app:one"
+        denied_pull "$each" kin "$1" pull "$(options)" "$registry/$1/app:one"
         denied kin_push "$1"
     done
 }

@@ -35,7 +35,6 @@ ctr_trust() { # ctr_trust [PASSWORD]
     fi
     if (($# > 0)); then trust+=(--user "$user:$1"); fi
 }
-ctr_password() { if [[ $login == password ]]; then ctr_trust "$password"; else ctr_trust; fi; }
 
 # Empties the store. What no image keeps is told to go, and waited for.
 ctr_empty() {
@@ -52,7 +51,7 @@ ctr_in() {
 
 ctr_out() { # ctr_out TAG DIGEST [OPTION...]
     ctr_empty
-    ctr_password
+    ctr_trust ${secret:+"$secret"}
     run_ctr images pull "${trust[@]}" --snapshotter native "${@:3}" "$registry/ctr/app:$1"
     says "the digest of $1" "$(run_ctr images ls "name==$registry/ctr/app:$1" | awk 'NR == 2 { print $3 }')" "$2"
     # It hashes all that it fetches.
@@ -61,7 +60,7 @@ ctr_out() { # ctr_out TAG DIGEST [OPTION...]
 
 ctr_send() { # ctr_send TAG
     ctr_in
-    ctr_password
+    ctr_trust ${secret:+"$secret"}
     run_ctr images push "${trust[@]}" "$registry/ctr/app:$1"
 }
 
@@ -80,8 +79,10 @@ ctr_mount() {
 ctr_refused() {
     for each in wrong ''; do
         ctr_trust ${each:+"$each"}
-        denied run_ctr images pull "${trust[@]}" --snapshotter native "$registry/ctr/app:one"
+        # It gives the password when it is asked for one, and not before.
+        denied_pull '' run_ctr images pull "${trust[@]}" --snapshotter native "$registry/ctr/app:one"
         ctr_in
-        denied run_ctr images push "${trust[@]}" "$registry/ctr/app:one"
+        # To where it is not yet: what is there it does not push.
+        denied run_ctr images push "${trust[@]}" "$registry/ctr/stranger:one" "$registry/ctr/app:one"
     done
 }

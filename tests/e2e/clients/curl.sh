@@ -5,20 +5,46 @@
 curl_program=curl
 curl_version() { curl --version | sed -nE '1s/^curl ([^ ]+).*/\1/p'; }
 
-# Sets `status`, and leaves the body and the headers in files.
+token= # the last that was given
+
+# Sets `status`, and leaves the body and the headers in files. Whoever is told where to get a token gets one and asks again.
 request() { # request METHOD PATH-OR-URL [CURL-OPTION...]
-    local url=$2 options=(--request "$1")
-    [[ $1 != HEAD ]] || options=(--head)
+    local url=$2 how=(--request "$1") proof=() challenge realm service scope scopes=()
+    [[ $1 != HEAD ]] || how=(--head)
     if [[ $url == /* ]]; then
         if [[ $transport == TLS ]]; then url=https://$registry$url; else url=http://$registry$url; fi
     fi
-    if [[ $transport == TLS ]]; then options+=(--cacert "$work/ca.crt"); fi
-    if [[ -n $secret ]]; then options+=(--user "$user:$secret"); fi
-    shift 2
-    printf '%s %s\n' "${options[1]:-HEAD}" "$url"
+    if [[ -n $token ]]; then
+        proof=(--header "Authorization: Bearer $token")
+    elif [[ -n $secret && $login == password ]]; then
+        proof=(--user "$user:$secret")
+    fi
+    send "${how[@]}" "${proof[@]}" "${@:3}" "$url"
+    challenge=$(header WWW-Authenticate)
+    [[ $status == 401 && $challenge == Bearer* ]] || return 0
+
+    proof=()
+    [[ -z $secret ]] || proof=(--user "$user:$secret")
+    realm=$(sed -nE 's/.*realm="([^"]*)".*/\1/p' <<<"$challenge")
+    service=$(sed -nE 's/.*service="([^"]*)".*/\1/p' <<<"$challenge")
+    # Several scopes are several parameters.
+    # shellcheck disable=SC2013 # words are what is wanted
+    for scope in $(sed -nE 's/.*scope="([^"]*)".*/\1/p' <<<"$challenge"); do
+        scopes+=(--data-urlencode "scope=$scope")
+    done
+    send --get "${proof[@]}" --data-urlencode "service=$service" "${scopes[@]}" "$realm"
+    [[ $status == 200 ]] || return 0
+    token=$(jq -r .token "$row/body")
+    send "${how[@]}" --header "Authorization: Bearer $token" "${@:3}" "$url"
+}
+
+send() { # send CURL-OPTION... URL
+    local trust=()
+    [[ $transport != TLS ]] || trust=(--cacert "$work/ca.crt")
+    printf '%s %s\n' "$2" "${*: -1}"
     # Pieces of unknown length are HTTP/1.1's.
     status=$(curl --silent --show-error --http1.1 --max-time 60 --output "$row/body" --dump-header "$row/headers" \
-        --write-out '%{http_code}' "${options[@]}" "$@" "$url")
+        --write-out '%{http_code}' "${trust[@]}" "$@")
 }
 
 header() { # header NAME
@@ -120,15 +146,27 @@ curl_delete() {
 curl_refused() {
     local path
     for secret in wrong ''; do
-        for path in /v2/ /v2/curl/app/manifests/one "/v2/curl/app/blobs/$layer_digest" /v2/curl/app/tags/list /v2/_catalog; do
-            request GET "$path"
-            expect 401
-            [[ -n $(header WWW-Authenticate) ]] || fail "nothing says how to authenticate"
-            says 'the error' "$(jq -r '.errors[0].code' "$row/body")" UNAUTHORIZED
+        token=''
+        # As most clients do, before anything else. Nobody may have a token too: one that is good for nothing.
+        request GET /v2/
+        [[ $login != password && -z $secret ]] || curl_stranger
+        for path in "manifests/one" "blobs/$layer_digest" tags/list; do
+            request GET "/v2/curl/app/$path"
+            # Where everyone may pull, no password is asked for.
+            if [[ $login == anyone ]]; then expect 200; else curl_stranger; fi
         done
         request POST /v2/curl/app/blobs/uploads/ --data-binary ''
-        expect 401
+        curl_stranger
         request DELETE "/v2/curl/app/manifests/$one"
-        expect 401
+        curl_stranger
+        [[ $login != password ]] || request GET /v2/_catalog
+        curl_stranger
     done
+}
+
+# The last answer says that, and how, to say who asks.
+curl_stranger() {
+    expect 401
+    [[ -n $(header WWW-Authenticate) ]] || fail "nothing says how to authenticate"
+    says 'the error' "$(jq -r '.errors[0].code' "$row/body")" UNAUTHORIZED
 }

@@ -92,7 +92,7 @@ docker_refused() {
     for each in wrong ''; do
         credentials ${each:+"$each"}
         docker_empty
-        denied run_docker pull "$registry/docker/app:one"
+        denied_pull "$each" run_docker pull "$registry/docker/app:one"
         docker_in amd64 one
         denied run_docker push "$registry/docker/app:one"
     done

@@ -1,5 +1,6 @@
 //! Who may do what.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -20,7 +21,7 @@ pub(crate) struct AuthSettings {
     /// unless [[access]] in the file has rules
     #[arg(long, value_name = "FILE", env = "SLEDGE_HTPASSWD")]
     htpasswd: Option<PathBuf>,
-    /// Let everyone pull from everywhere
+    /// Let everyone pull from everywhere. With passwords it takes --tokens
     #[arg(long, env = "SLEDGE_ANONYMOUS_PULL", num_args = 0..=1, require_equals = true,
         default_missing_value = "true", value_name = "BOOL", value_parser = BoolishValueParser::new())]
     anonymous_pull: Option<bool>,
@@ -103,6 +104,26 @@ impl AuthSettings {
                 _ => Ok(None),
             };
         }
+        let proves = self.htpasswd.is_some() || self.issuer.is_some() || by_certificate;
+        let public = rules.iter().position(|rule| rule.who.iter().any(|who| who == "anonymous"));
+        let public = if self.anonymous_pull.unwrap_or(false) {
+            Some(Cow::from("auth.anonymous-pull"))
+        } else {
+            public.map(|at| format!("access.{}", at + 1).into())
+        };
+        if let Some(key) = public.filter(|_| self.htpasswd.is_some())
+            && !(self.tokens.unwrap_or(false) || self.issuer.is_some())
+        {
+            let says = "docker and others send no password where anybody is let in, and so could not push: give `auth.tokens` and \
+                        `auth.external-url` too";
+            return Err(Mistake::new(key, says));
+        }
+        let users = rules.iter().position(|rule| rule.who.iter().any(|who| who != "anonymous"));
+        if let Some(at) = users.filter(|_| !proves) {
+            let says =
+                "nobody can prove to be a user: give `auth.htpasswd`, `auth.issuer` or `tls.client-ca` too";
+            return Err(Mistake::new(format!("access.{}", at + 1), says));
+        }
         let mut access = Access::new(self.policy(rules)?);
         if let Some(path) = &self.htpasswd {
             let passwords = Passwords::load(path).map_err(|error| of("auth.htpasswd", &error))?;
@@ -152,13 +173,14 @@ impl AuthSettings {
         if self.anonymous_pull.unwrap_or(false) {
             policy = policy.anonymous_pull();
         }
-        for rule in rules {
-            let wrong = |error| of("access", &error);
+        for (number, rule) in rules.iter().enumerate() {
+            let key = format!("access.{}", number + 1);
+            let wrong = |error| of(key.clone(), &error);
             let actions: Actions = rule.actions.join(",").parse().map_err(wrong)?;
             let repositories: Vec<&str> = rule.repositories.iter().map(String::as_str).collect();
             if rule.who.is_empty() {
                 let says = "a rule is for nobody: name users in `who`, \"*\" for all of them, or \"anonymous\" for everyone";
-                return Err(Mistake::new("access", says));
+                return Err(Mistake::new(key, says));
             }
             for who in &rule.who {
                 let who: Who = who.parse().map_err(wrong)?;
@@ -169,6 +191,6 @@ impl AuthSettings {
     }
 }
 
-fn of(key: &'static str, error: &AccessError) -> Mistake {
+fn of(key: impl Into<Cow<'static, str>>, error: &AccessError) -> Mistake {
     Mistake::new(key, error.to_string())
 }
