@@ -140,11 +140,10 @@ fn unreadable(text: &str, error: &toml::de::Error) -> String {
 fn table_of(message: &str) -> Option<(String, &'static str)> {
     let name = message.strip_prefix("unknown field `")?.split('`').next()?;
     let settings = serde_json::to_value(Settings::default()).ok()?;
-    let found = ["retention", "tls", "auth", "limits"].into_iter().find_map(|table| {
+    ["retention", "tls", "auth", "limits"].into_iter().find_map(|table| {
         let name = name.strip_prefix(table).and_then(|name| name.strip_prefix('-')).unwrap_or(name);
         settings.get(table)?.get(name).map(|_| (name.to_owned(), table))
-    });
-    found
+    })
 }
 
 /// Where a table has an entry, and that.
