@@ -234,9 +234,14 @@ impl CurrentAccess {
         Ok(Self { access: RwLock::new(Arc::new(access)), sealer: Sealer::new()? })
     }
 
-    /// Puts another one in its place. Passwords that were remembered are forgotten.
-    pub fn replace(&self, access: Access) {
-        *self.access.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(access);
+    /// Puts another one in its place. Passwords that were found to be right need not be looked at again where their lines are the
+    /// same.
+    pub fn replace(&self, mut access: Access) {
+        let mut current = self.access.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(earlier) = &current.passwords {
+            access.passwords = access.passwords.map(|passwords| passwords.remembering(earlier));
+        }
+        *current = Arc::new(access);
     }
 
     /// The one that holds now.

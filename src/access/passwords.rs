@@ -19,14 +19,22 @@ const REMEMBERED: usize = 1024;
 ///
 /// A check costs what the file's bcrypt hashes cost, tens of milliseconds of a processor; a password that was right is remembered,
 /// as a hash under a key of this process that is never written down, and costs nothing when it comes again. As bcrypt has it, the
-/// first 72 bytes of a password count.
+/// first 72 bytes of a password count; one with a NUL in it is none.
 pub struct Passwords {
     users: HashMap<Arc<str>, Line>,
     /// The users' costs, in order: unknown users cost what one of them does.
     costs: Vec<u32>,
+    memory: Arc<Memory>,
+}
+
+/// What outlives a file that is read again.
+struct Memory {
     key: hmac::Key,
     remembered: Mutex<Remembered>,
 }
+
+/// How much of a password bcrypt reads, in bytes.
+const READ: usize = 72;
 
 #[derive(Default)]
 struct Remembered {
@@ -57,7 +65,14 @@ impl Passwords {
         let mut costs: Vec<u32> = users.values().map(|line| line.cost).collect();
         costs.sort_unstable();
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())?;
-        Ok(Self { users, costs, key, remembered: Mutex::default() })
+        Ok(Self { users, costs, memory: Arc::new(Memory { key, remembered: Mutex::default() }) })
+    }
+
+    /// The same, with what an earlier file remembers of users whose lines are as they were: they are not to wait in line with
+    /// strangers because somebody else's password has changed.
+    pub(super) fn remembering(mut self, earlier: &Self) -> Self {
+        self.memory = Arc::clone(&earlier.memory);
+        self
     }
 
     /// How many users there are.
@@ -74,8 +89,8 @@ impl Passwords {
 
     /// The user, if this password was found to be right already. Does not block for long.
     pub(crate) fn recall(&self, basic: &Basic) -> Option<Arc<str>> {
-        let found = self.remembered().right.contains(&self.mark(basic));
-        self.users.get_key_value(&*basic.user).filter(|_| found).map(|(user, _)| Arc::clone(user))
+        let (user, line) = self.users.get_key_value(&*basic.user)?;
+        self.remembered().right.contains(&self.mark(basic, line)).then(|| Arc::clone(user))
     }
 
     /// The user, if the password is his. Takes as long for a user that there is not. Blocks for tens of milliseconds and more.
@@ -95,14 +110,15 @@ impl Passwords {
         };
         // Compares in constant time.
         let right = bcrypt::verify(basic.password.as_bytes(), hash).unwrap_or(false);
-        let (user, _) = known.filter(|_| right)?;
-        self.remember(self.mark(basic));
+        // bcrypt goes round from the NUL behind a password to its beginning: `x` with one, and once more, would be `x`.
+        let (user, line) = known.filter(|_| right && !basic.password.contains('\0'))?;
+        self.remember(self.mark(basic, line));
         Some(Arc::clone(user))
     }
 
     /// The same one each time that this name comes, as a user's would be.
     fn cost_of_unknown(&self, user: &str) -> u32 {
-        let drawn = hmac::sign(&self.key, user.as_bytes());
+        let drawn = hmac::sign(&self.memory.key, user.as_bytes());
         let drawn =
             drawn.as_ref().iter().fold(0_usize, |all, byte| all.wrapping_mul(31) ^ usize::from(*byte));
         let at = drawn.checked_rem(self.costs.len()).unwrap_or_default();
@@ -115,12 +131,16 @@ impl Passwords {
         self.users.get(user).map(|line| hmac::sign(key, line.hash.as_bytes()))
     }
 
-    fn mark(&self, basic: &Basic) -> [u8; 32] {
-        let mut context = hmac::Context::with_key(&self.key);
-        // The length says where the name ends.
-        context.update(&(basic.user.len() as u64).to_le_bytes());
-        context.update(basic.user.as_bytes());
-        context.update(basic.password.as_bytes());
+    /// One for all that bcrypt takes for the same password: or who has one could have so many remembered that others are forgotten.
+    fn mark(&self, basic: &Basic, line: &Line) -> [u8; 32] {
+        let mut context = hmac::Context::with_key(&self.memory.key);
+        // The lengths say where each ends.
+        for part in [&*basic.user, &line.hash] {
+            context.update(&(part.len() as u64).to_le_bytes());
+            context.update(part.as_bytes());
+        }
+        let password = basic.password.as_bytes();
+        context.update(password.get(..READ).unwrap_or(password));
         let mut mark = [0; 32];
         mark.copy_from_slice(context.sign().as_ref());
         mark
@@ -140,7 +160,7 @@ impl Passwords {
     }
 
     fn remembered(&self) -> MutexGuard<'_, Remembered> {
-        self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
+        self.memory.remembered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -188,12 +208,41 @@ mod tests {
     #[test]
     fn what_is_remembered_is_bounded() {
         let passwords = Passwords::parse(LINE.as_bytes()).unwrap();
+        let line = &passwords.users["alice"];
         for n in 0..=REMEMBERED {
-            passwords.remember(passwords.mark(&basic("alice", &n.to_string())));
+            passwords.remember(passwords.mark(&basic("alice", &n.to_string()), line));
         }
         assert_eq!(passwords.remembered().right.len(), REMEMBERED);
         assert_eq!(passwords.recall(&basic("alice", "0")), None);
         assert!(passwords.recall(&basic("alice", "1")).is_some());
+    }
+
+    /// bcrypt reads 72 bytes and goes round in them. Each of so many forms of one password was remembered, and others' forgotten.
+    #[test]
+    fn forms_of_one_password_take_one_place() {
+        let hash =
+            bcrypt::hash_with_result("x".repeat(80), 4).unwrap().format_for_version(bcrypt::Version::TwoY);
+        let passwords = Passwords::parse(format!("long:{hash}\n{LINE}").as_bytes()).unwrap();
+        assert!(passwords.check(&basic("alice", "wonderland")).is_some());
+        for n in 0..8 {
+            assert!(passwords.check(&basic("long", &format!("{}{n}", "x".repeat(72)))).is_some());
+            assert_eq!(passwords.check(&basic("alice", &format!("wonderland\0wonderland\0{n}"))), None);
+        }
+        assert_eq!(passwords.check(&basic("alice", "wonderland\0wonderland")), None);
+        assert_eq!(passwords.remembered().right.len(), 2);
+    }
+
+    #[test]
+    fn a_file_that_is_read_again_remembers_who_did_not_change() {
+        let before = Passwords::parse(format!("{LINE}{}", LINE.replace("alice", "bob")).as_bytes()).unwrap();
+        let [alice, bob] = ["alice", "bob"].map(|user| basic(user, "wonderland"));
+        assert!(before.check(&alice).is_some() && before.check(&bob).is_some());
+        let hash = bcrypt::hash_with_result("other", 4).unwrap().format_for_version(bcrypt::Version::TwoY);
+        let after = Passwords::parse(format!("{LINE}bob:{hash}\n").as_bytes()).unwrap().remembering(&before);
+        assert!(after.recall(&alice).is_some());
+        assert_eq!((after.recall(&bob), after.check(&bob)), (None, None));
+        let gone = Passwords::parse(b"").unwrap().remembering(&after);
+        assert_eq!(gone.recall(&alice), None);
     }
 
     /// A check of an unknown user that cost nothing, or always the same, would tell which names there are.

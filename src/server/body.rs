@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use tokio::task::{JoinHandle, spawn_blocking};
 
+use super::idle::InFlight;
 use super::metrics::Metrics;
 use super::patience;
 use crate::store::{Check, Content, View};
@@ -29,6 +30,8 @@ pub(super) struct Body {
     kind: Kind,
     /// Where what is handed out is counted.
     metrics: Option<Metrics>,
+    /// Its request is in flight until all of it was taken, or it is dropped.
+    in_flight: Option<InFlight>,
 }
 
 /// How a blob's bytes come to the client.
@@ -50,12 +53,17 @@ enum Kind {
 
 impl Body {
     const fn of(kind: Kind) -> Self {
-        Self { kind, metrics: None }
+        Self { kind, metrics: None, in_flight: None }
     }
 
     /// Counts what is handed out.
     pub(super) fn counted(mut self, metrics: Metrics) -> Self {
         self.metrics = Some(metrics);
+        self
+    }
+
+    pub(super) fn holding(mut self, in_flight: InFlight) -> Self {
+        self.in_flight = Some(in_flight);
         self
     }
 

@@ -6,21 +6,22 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use hyper_util::server::graceful::GracefulShutdown;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::admission::Gate;
 use super::bridge::Heavy;
 use super::door::Door;
+use super::idle::Activity;
 use super::limits::{Client, Limits};
 use super::metrics::{Limit, Metrics};
 use super::options::ServerOptions;
@@ -33,6 +34,8 @@ use crate::store::Store;
 
 /// How many requests of one HTTP/2 connection are in flight, each of which can hold a blob's file open.
 const STREAMS: u32 = 32;
+/// How long a client may take to leave a connection on which it asked nothing.
+const GOODBYE: Duration = Duration::from_secs(5);
 /// How much of an answer HTTP/2 keeps until the client takes it, in bytes.
 const SEND_BUFFER: usize = 128 << 10;
 
@@ -91,7 +94,6 @@ impl Server {
     /// logged and survived.
     pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> io::Result<()> {
         let door = Door::new(listener, self.options.connections)?;
-        let graceful = GracefulShutdown::new();
         let (stop, stopping) = watch::channel(false);
         let mut connections = JoinSet::new();
         let shared = Shared {
@@ -123,8 +125,7 @@ impl Server {
                             continue;
                         };
                         let counted = self.metrics.connection();
-                        let (watcher, stopping) = (graceful.watcher(), stopping.clone());
-                        let connection = shared.clone().connection(stream, address, watcher, stopping);
+                        let connection = shared.clone().connection(stream, address, stopping.clone());
                         connections.spawn(async move {
                             connection.await;
                             drop((place, share, counted));
@@ -135,7 +136,8 @@ impl Server {
         }
         drop((serving, door));
         stop.send_replace(true);
-        if timeout(self.options.drain_limit, graceful.shutdown()).await.is_err() {
+        let ended = async { while connections.join_next().await.is_some() {} };
+        if timeout(self.options.drain_limit, ended).await.is_err() {
             tracing::warn!(connections = connections.len(), "requests in flight are broken off");
         }
         connections.shutdown().await;
@@ -172,20 +174,14 @@ struct Shared {
 }
 
 impl Shared {
-    async fn connection(
-        self,
-        stream: TcpStream,
-        address: SocketAddr,
-        watcher: Watcher,
-        mut stopping: watch::Receiver<bool>,
-    ) {
+    async fn connection(self, stream: TcpStream, address: SocketAddr, mut stopping: watch::Receiver<bool>) {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "small answers will be late");
         }
         let silence_limit = self.service.options.silence_limit;
         let Some(tls) = &self.tls else {
             let peer = Peer { address, encrypted: false, certificate: None };
-            return self.http(Stalling::new(stream, silence_limit), peer, watcher).await;
+            return self.http(Stalling::new(stream, silence_limit), peer, stopping).await;
         };
         // Nobody waits for a handshake when the server stops: there is no request in flight.
         let secured = tokio::select! {
@@ -195,7 +191,7 @@ impl Shared {
         };
         match secured {
             Ok(Ok(Some(Secure { stream, certificate }))) => {
-                self.http(stream, Peer { address, encrypted: true, certificate }, watcher).await;
+                self.http(stream, Peer { address, encrypted: true, certificate }, stopping).await;
             }
             Ok(Ok(None)) => {
                 self.service.metrics.handshake_failed();
@@ -209,29 +205,50 @@ impl Shared {
         }
     }
 
-    async fn http<T>(&self, stream: T, peer: Peer, watcher: Watcher)
+    async fn http<T>(&self, stream: T, peer: Peer, mut stopping: watch::Receiver<bool>)
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let began = Arc::new(AtomicBool::new(false));
+        let activity = Activity::new();
+        let idle = activity.idle(self.service.options.header_limit);
         let service = {
-            let (began, service, peer) = (Arc::clone(&began), Arc::clone(&self.service), Arc::new(peer));
+            let (service, peer) = (Arc::clone(&self.service), Arc::new(peer));
             service_fn(move |request| {
-                began.store(true, Ordering::Relaxed);
-                let (service, peer) = (Arc::clone(&service), Arc::clone(&peer));
-                async move { Ok::<_, Infallible>(route::answer(&service, &peer, request).await) }
+                let (service, peer, in_flight) =
+                    (Arc::clone(&service), Arc::clone(&peer), activity.request());
+                async move {
+                    let response = route::answer(&service, &peer, request).await;
+                    Ok::<_, Infallible>(response.map(|body| body.holding(in_flight)))
+                }
             })
         };
+        let ending = GracefulShutdown::new();
         let serving = self.builder.serve_connection(TokioIo::new(stream), service).into_owned();
-        let mut serving = pin!(watcher.watch(serving));
-        // HTTP's own time limits begin when it is known which version is spoken; who never says so is let go here.
-        let served = match timeout(self.service.options.header_limit, serving.as_mut()).await {
-            Ok(served) => served,
-            Err(_) if began.load(Ordering::Relaxed) => serving.await,
-            Err(_) => return,
+        let mut serving = pin!(ending.watch(serving));
+        // HTTP's own time limits begin when it is known which version is spoken, and of a connection of HTTP/2 nothing but pings is
+        // asked by them.
+        let goodbye = tokio::select! {
+            biased;
+            served = serving.as_mut() => return log(served),
+            // The drain limit is everybody's.
+            _ = stopping.wait_for(|stopping| *stopping) => Duration::MAX,
+            () = idle => GOODBYE,
         };
-        if let Err(error) = served {
-            tracing::debug!(%error, "a connection broke off");
+        let told = async {
+            ending.shutdown().await;
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            biased;
+            served = serving.as_mut() => log(served),
+            () = told => {}
+            () = sleep(goodbye) => {}
         }
+    }
+}
+
+fn log(served: Result<(), impl std::fmt::Display>) {
+    if let Err(error) = served {
+        tracing::debug!(%error, "a connection broke off");
     }
 }

@@ -12,6 +12,7 @@ mod bridge;
 mod certificate;
 mod discover;
 mod door;
+mod idle;
 mod limits;
 mod listen;
 mod manage;

@@ -114,6 +114,27 @@ fn a_connection_without_a_request_is_let_go() {
     }
 }
 
+/// A client of HTTP/2 that asked once and from then on answered pings alone kept its place for ever: 512 of them shut out everybody.
+#[test]
+fn a_connection_of_http_2_on_which_nothing_is_asked_is_let_go() {
+    for (_, store) in stores() {
+        let fixture = Fixture::new(store, ServerOptions::new().header_limit(Duration::from_millis(200)));
+        tokio::runtime::Runtime::new().unwrap().block_on(async {
+            let stream = tokio::net::TcpStream::connect(fixture.address).await.unwrap();
+            let builder = Builder::new(TokioExecutor::new());
+            let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.unwrap();
+            let connection = tokio::spawn(connection);
+            let asked = sender.send_request(request("GET", "/v2/", Full::<Bytes>::default())).await.unwrap();
+            assert_eq!(asked.status(), 200);
+            drop(asked);
+            // It says goodbye, which is no error; the client would go on answering pings.
+            let ended = tokio::time::timeout(Duration::from_secs(60), connection).await;
+            ended.expect("the connection is still there").unwrap().unwrap();
+            drop(sender);
+        });
+    }
+}
+
 pub(crate) async fn connect<B>(fixture: &Fixture) -> SendRequest<B>
 where
     B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,

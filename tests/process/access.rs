@@ -49,7 +49,8 @@ fn users_come_and_go_while_the_server_runs() {
     for (text, says) in [
         ("[auth]\nhtpasswd = \"nowhere\"\n", "the configuration stays as it was"),
         ("[auth]\nhtpaswd = \"users\"\n", "the configuration stays as it was"),
-        ("", "nothing says any more who may do what"),
+        ("", "there are no rules any more"),
+        ("[auth]\nhtpasswd = \"users\"\n", "there are no rules any more"),
     ] {
         write(folder.path(), text);
         server.signal("HUP");

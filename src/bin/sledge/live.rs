@@ -125,6 +125,13 @@ impl Live {
         for key in self.settings.fixed_that_differ(&settings, self.access.is_some()) {
             tracing::warn!(setting = key, "changed: it takes a restart to hold");
         }
+        // A file that was cut short is not to let every user do everything.
+        if !self.settings.access.is_empty() && settings.access.is_empty() && self.access.is_some() {
+            tracing::error!(
+                "there are no rules any more: who may do what stays as it was, and to lift all of them takes a restart"
+            );
+            return;
+        }
         // Its key is kept, and so the tokens that it has signed, as long as it is the same.
         let endpoint = if self.settings.auth.has_the_endpoint_of(&settings.auth) {
             Ok(self.endpoint.clone())
