@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
-use rustls::crypto::ring;
+use rustls::crypto::ring as provider;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
@@ -129,7 +129,7 @@ impl TlsOptions {
             None => return Err(TlsError::NoCertificate(self.certificate_chain.clone())),
         };
 
-        let provider = Arc::new(ring::default_provider());
+        let provider = Arc::new(provider::default_provider());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&TLS13, &TLS12])
             .map_err(|error| unusable(&self.certificate_chain, &error))?;

@@ -157,3 +157,29 @@ fn the_place_of_each_mistake_is_named() {
     assert_eq!(checked.status.code(), Some(1));
     assert!(words(&checked.stderr).contains("nowhere.toml"), "{}", words(&checked.stderr));
 }
+
+/// Headers and URLs of webhooks are passwords, and a mistake in them is shown to whoever looks on, and logged.
+#[test]
+fn no_mistake_shows_what_may_be_a_password() {
+    let folder = tempfile::tempdir().unwrap();
+    for lines in [
+        "headers = \"hunter2\"",
+        "header = { Authorization = \"hunter2\" }",
+        "Headers = { Authorization = \"hunter2\" }",
+        "authorization = \"Bearer hunter2\"",
+        "headers = { Authorization = [\"hunter2\"] }",
+        "headers = { Authorization = \"hunter2 }",
+        "headers = { Authorization = \"\"\"\n[x]\nhunter2 }",
+        "headers = { Authorization = 'hunter2\"' }\nx = 1",
+        "url = \"ftp://me:hunter2@example.com\"",
+        "url = \"http:// x?key=hunter2\"",
+    ] {
+        let url = if lines.starts_with("url") { "" } else { "url = \"http://x\"\n" };
+        let config = write(folder.path(), &format!("[[events]]\nname = \"a\"\n{url}{lines}\n"));
+        let checked = check(&["--config", &config], &[]);
+        assert!(!checked.status.success(), "{lines}");
+        let told = words(&checked.stderr);
+        assert!(!told.contains("hunter2"), "{lines}: {told}");
+        assert!(told.contains("line "), "{lines}: {told}");
+    }
+}

@@ -117,22 +117,29 @@ impl File {
     }
 }
 
-/// What is wrong with a file that cannot be read: the error's own words name the line, and show it. Of headers, which may be
-/// passwords, the line alone is told.
+/// What is wrong with a file that cannot be read: the error's own words name the line, and show it. From where events begin, lines
+/// may hold passwords, in headers and URLs, however they are misspelt: of these neither the line nor a value is shown.
 fn unreadable(text: &str, error: &toml::de::Error) -> String {
     let start = error.span().map_or(0, |span| span.start);
     let line = text.get(..start).unwrap_or(text).matches('\n').count() + 1;
-    let mut in_headers = false;
-    for words in text.lines().take(line) {
-        in_headers = (in_headers && !words.trim_start().starts_with('[')) || words.contains("headers");
+    if text.lines().take(line).any(|line| line.contains("events")) {
+        return format!("line {line}: {}", without_values(error.message()));
     }
-    if in_headers {
-        format!("line {line} is no TOML, or headers are no texts; it is not shown, as it may have a password")
-    } else {
-        match table_of(error.message()) {
-            Some((name, table)) => format!("{error}`{name}` belongs in the table [{table}]"),
-            None => error.to_string(),
+    match table_of(error.message()) {
+        Some((name, table)) => format!("{error}`{name}` belongs in the table [{table}]"),
+        None => error.to_string(),
+    }
+}
+
+/// Words without what stands in double quotes, up to the last of them: a value may have some itself.
+fn without_values(message: &str) -> String {
+    match (message.find('"'), message.rfind('"')) {
+        (Some(first), Some(last)) if first < last => {
+            let (before, after) =
+                (message.get(..first).unwrap_or_default(), message.get(last + 1..).unwrap_or_default());
+            format!("{before}(not shown){after}")
         }
+        _ => message.to_owned(),
     }
 }
 
