@@ -2,10 +2,11 @@
 
 use std::mem;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 
 use super::arriving::Arriving;
@@ -28,14 +29,31 @@ pub(super) async fn blocking<T: Send + 'static>(
 /// How many operations run at once that hold a large manifest, or many manifests, taken apart: that costs several times what they
 /// are long.
 const HEAVY: usize = 4;
+/// How many large manifests are on their way at once, each of which is held as it comes, up to its largest size.
+const LARGE: usize = 32;
 
 /// The way of heavy operations to the store.
 #[derive(Clone)]
-pub(super) struct Heavy(Arc<Semaphore>);
+pub(super) struct Heavy {
+    turns: Arc<Semaphore>,
+    places: Arc<Semaphore>,
+}
+
+/// A large manifest's place.
+pub(super) struct Place(#[expect(dead_code, reason = "it is held until it is dropped")] OwnedSemaphorePermit);
 
 impl Heavy {
     pub(super) fn new() -> Self {
-        Self(Arc::new(Semaphore::new(HEAVY)))
+        Self { turns: Arc::new(Semaphore::new(HEAVY)), places: Arc::new(Semaphore::new(LARGE)) }
+    }
+
+    /// A place for a large manifest that comes. Nobody waits for one: those who send slowly would keep everybody else waiting.
+    ///
+    /// # Errors
+    /// [`Error::TooManyRequests`].
+    pub(super) fn place(&self) -> Result<Place> {
+        let place = Arc::clone(&self.places).try_acquire_owned();
+        place.map(Place).map_err(|_| Error::TooManyRequests { retry_after: Duration::from_secs(1) })
     }
 
     /// As [`blocking`], when it is its turn.
@@ -43,7 +61,7 @@ impl Heavy {
         &self,
         operation: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let permit = Arc::clone(&self.0).acquire_owned().await;
+        let permit = Arc::clone(&self.turns).acquire_owned().await;
         let permit = permit.map_err(|_| Error::Unavailable("the server stops".to_owned()))?;
         blocking(move || {
             // Given back when it has run, not when nobody waits for it any more.

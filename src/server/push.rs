@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::admission::Caller;
 use super::arriving::Arriving;
 use super::body::Body;
-use super::bridge::{self, Dropped, Heavy, Held, Sink, blocking};
+use super::bridge::{self, Dropped, Heavy, Held, Place, Sink, blocking};
 use super::reply::{CONTENT_DIGEST, OCI_SUBJECT, OCI_TAG, Reply, UPLOAD_UUID, blob_path, only, path};
 use crate::error::{Error, Result};
 use crate::oci::{
@@ -381,10 +381,11 @@ pub(super) async fn manifest(
     check_unpacked(sent.headers)?;
     let condition = condition(sent.headers)?;
     let stated = stated_media_type(sent.headers)?;
-    let bytes = manifest_bytes(sent).await?;
+    let (bytes, place) = manifest_bytes(heavy, sent).await?;
     let is_large = bytes.len() > SMALL;
     let store = Arc::clone(store);
     let put = move || {
+        let _place = place;
         let media_type = match stated {
             Some(media_type) => media_type,
             None => Manifest::media_type_of(&bytes)?,
@@ -424,13 +425,24 @@ fn check_unpacked(headers: &HeaderMap) -> Result<()> {
     }
 }
 
-async fn manifest_bytes(sent: Sent<'_>) -> Result<Vec<u8>, Refusal> {
+/// The bytes, and a large manifest's place, to be kept as long as they are.
+async fn manifest_bytes(heavy: &Heavy, sent: Sent<'_>) -> Result<(Vec<u8>, Option<Place>), Refusal> {
     let declared = sent.body.declared().map_or(0, |length| usize::try_from(length).unwrap_or(usize::MAX));
     if declared > MAX_MANIFEST_SIZE {
         return Err(Error::from(ManifestError::TooLarge(declared)).into());
     }
-    let bytes = sent.body.gather(MAX_MANIFEST_SIZE).await?;
-    Ok(bytes.ok_or(Error::ManifestInvalid(ManifestError::TooLarge(MAX_MANIFEST_SIZE + 1)))?)
+    let (mut bytes, mut place) = (Vec::with_capacity(declared.min(SMALL)), None);
+    while let Some(frame) = sent.body.next().await? {
+        let length = bytes.len() + frame.len();
+        if length > MAX_MANIFEST_SIZE {
+            return Err(Error::from(ManifestError::TooLarge(MAX_MANIFEST_SIZE + 1)).into());
+        }
+        if length > SMALL && place.is_none() {
+            place = Some(heavy.place()?);
+        }
+        bytes.extend_from_slice(&frame);
+    }
+    Ok((bytes, place))
 }
 
 /// The media type that the client states, if it does: what HTTP libraries put there by themselves says nothing.

@@ -190,6 +190,11 @@ impl Client {
         line.strip_suffix("\r\n").map(str::to_owned)
     }
 
+    /// A second hand on the connection, by which it can be ended while somebody waits for an answer.
+    pub(crate) fn socket(&self) -> TcpStream {
+        self.0.get_ref().socket().try_clone().unwrap()
+    }
+
     /// Says that nothing more will be sent.
     pub(crate) fn cut(&self) {
         self.0.get_ref().socket().shutdown(Shutdown::Both).unwrap();

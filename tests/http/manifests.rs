@@ -1,5 +1,9 @@
 //! Manifests: putting, getting, deleting.
 
+use std::net::Shutdown;
+use std::sync::mpsc;
+use std::time::Duration;
+
 use serde_json::json;
 
 use crate::fixture::{IMAGE, INDEX, bytes, each, image, push_blob, put, sha256, sha512};
@@ -204,5 +208,46 @@ fn an_index_names_manifests_and_may_be_empty() {
         put_index(json!([child])).0.expect(201);
         let absent = json!({ "mediaType": IMAGE, "digest": sha256(&bytes(9)), "size": 9 });
         put_index(json!([child, absent])).0.refused(404, "MANIFEST_BLOB_UNKNOWN");
+    });
+}
+
+/// Each of 250 clients sent a large manifest and did not end it: the server held all of them, a gigabyte.
+#[test]
+fn so_many_large_manifests_are_on_their_way_at_once() {
+    each(|fixture| {
+        let small = image(&mut fixture.client(), "a", &json!({}));
+        let large =
+            image(&mut fixture.client(), "a", &json!({ "annotations": { "a": "x".repeat(100_000) } }));
+        let (told, hears) = mpsc::channel();
+        let endless: Vec<_> = (0..40)
+            .map(|_| {
+                let mut client = fixture.client();
+                client.head("PUT", "/v2/a/manifests/endless", &[("Transfer-Encoding", "chunked")]);
+                client.chunk(&[b' '; 100_000]);
+                let socket = client.socket();
+                let told = told.clone();
+                let waiting = std::thread::spawn(move || {
+                    if let Some(status) = client.try_answer() {
+                        told.send(status).unwrap();
+                    }
+                });
+                (socket, waiting)
+            })
+            .collect();
+        for _ in 0..40 - 32 {
+            assert_eq!(hears.recv_timeout(Duration::from_secs(60)), Ok(429));
+        }
+        // Nobody else is kept waiting, but for those with another large one, who are told to come again.
+        put(&mut fixture.client(), "a", "small", &small).expect(201);
+        let refused = put(&mut fixture.client(), "a", "large", &large).refused(429, "TOOMANYREQUESTS");
+        assert_eq!(refused.header("retry-after"), Some("1"));
+        for (socket, waiting) in endless {
+            // Those that were refused may have been closed already.
+            drop(socket.shutdown(Shutdown::Both));
+            waiting.join().unwrap();
+        }
+        // A place is given back when the server sees that its client is gone.
+        while put(&mut fixture.client(), "a", "large", &large).status == 429 {}
+        fixture.client().get("/v2/a/manifests/large").expect(200);
     });
 }
