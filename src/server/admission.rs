@@ -1,16 +1,15 @@
 //! Who makes a request, and whether it is let in: decided before a byte of its body is asked for.
 
-use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::bridge::blocking;
+use super::limits::{Client, Share, Shares};
 use super::route::{Peer, Service};
 use crate::access::{
     Access, Basic, Credentials, CurrentAccess, Decision, Identity, Need, Problem, Recognised, needs,
@@ -30,25 +29,27 @@ const RETRY_AFTER: Duration = Duration::from_secs(2);
 /// once, and who sends wrong ones keeps nobody from anything else.
 pub(super) struct Gate {
     checks: Arc<Semaphore>,
-    waiting: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    waiting: Arc<Semaphore>,
+    of_one: Shares,
 }
 
 /// A place among those that wait.
-struct Place {
-    waiting: Arc<Mutex<HashMap<IpAddr, usize>>>,
-    client: IpAddr,
-}
+struct Place(#[expect(dead_code, reason = "it is held until it is dropped")] (OwnedSemaphorePermit, Share));
 
 impl Gate {
     pub(super) fn new() -> Self {
         let cores = thread::available_parallelism().map_or(1, usize::from);
-        Self { checks: Arc::new(Semaphore::new((cores / 2).max(1))), waiting: Arc::default() }
+        Self {
+            checks: Arc::new(Semaphore::new((cores / 2).max(1))),
+            waiting: Arc::new(Semaphore::new(WAITING)),
+            of_one: Shares::new(WAITING_OF_ONE),
+        }
     }
 
     /// Checks a password when it is its turn.
     async fn check(&self, access: &Arc<Access>, peer: &Peer, basic: Basic) -> Result<Option<Identity>> {
-        let place =
-            self.place(peer.address.ip()).ok_or(Error::TooManyRequests { retry_after: RETRY_AFTER })?;
+        let place = self.place(peer.address.ip().into());
+        let place = place.ok_or(Error::TooManyRequests { retry_after: RETRY_AFTER })?;
         let permit = Arc::clone(&self.checks).acquire_owned().await;
         let permit = permit.map_err(|_| Error::Unavailable("the server stops".to_owned()))?;
         let access = Arc::clone(access);
@@ -60,40 +61,9 @@ impl Gate {
         .await
     }
 
-    fn place(&self, client: IpAddr) -> Option<Place> {
-        let client = network(client);
-        let mut waiting = lock(&self.waiting);
-        let all: usize = waiting.values().sum();
-        let own = waiting.get(&client).copied().unwrap_or_default();
-        if all >= WAITING || own >= WAITING_OF_ONE {
-            return None;
-        }
-        waiting.insert(client, own + 1);
-        Some(Place { waiting: Arc::clone(&self.waiting), client })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut waiting = lock(&self.waiting);
-        if let Some(own) = waiting.get_mut(&self.client) {
-            *own -= 1;
-            if *own == 0 {
-                waiting.remove(&self.client);
-            }
-        }
-    }
-}
-
-fn lock(waiting: &Mutex<HashMap<IpAddr, usize>>) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
-    waiting.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// What one client has for itself: of version 6, half of the address.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
-        address @ IpAddr::V4(_) => address,
+    fn place(&self, client: Client) -> Option<Place> {
+        let own = self.of_one.take(client)?;
+        Some(Place((Arc::clone(&self.waiting).try_acquire_owned().ok()?, own)))
     }
 }
 
@@ -217,23 +187,28 @@ fn challenge(access: &Access, problem: Problem, request: Option<&Request>) -> St
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
 
     #[test]
     fn places_are_bounded_for_each_client_and_for_all() {
         let gate = Gate::new();
-        let mut held: Vec<Place> = (0..WAITING_OF_ONE).map(|_| gate.place(client(1)).unwrap()).collect();
-        assert!(gate.place(client(1)).is_none());
+        let mut held: Vec<Place> =
+            (0..WAITING_OF_ONE).map(|_| gate.place(client(1).into()).unwrap()).collect();
+        assert!(gate.place(client(1).into()).is_none());
         for n in 0..WAITING - WAITING_OF_ONE {
-            held.push(gate.place(client(2 + u8::try_from(n / WAITING_OF_ONE).unwrap())).unwrap());
+            let other = client(2 + u8::try_from(n / WAITING_OF_ONE).unwrap());
+            held.push(gate.place(other.into()).unwrap());
         }
-        assert!(gate.place(client(100)).is_none());
+        assert!(gate.place(client(100).into()).is_none());
         held.clear();
-        assert!(lock(&gate.waiting).is_empty());
-        let v6 = |text: &str| text.parse::<IpAddr>().unwrap();
-        assert_eq!(network(v6("2001:db8::1")), network(v6("2001:db8::ffff:1")));
-        assert_ne!(network(v6("2001:db8::1")), network(v6("2001:db8:0:1::1")));
-        assert_eq!(network(v6("::ffff:10.0.0.1")), client(1));
+        assert_eq!(waiting(&gate), 0);
+        assert!(gate.place(client(1).into()).is_some());
+    }
+
+    fn waiting(gate: &Gate) -> usize {
+        WAITING - gate.waiting.available_permits()
     }
 
     /// Whoever sends passwords faster than they are checked is told to come later, and holds nothing up by what he gave up.
@@ -249,8 +224,8 @@ mod tests {
             let basic = Basic { user: "alice".to_owned(), password: "x".to_owned() };
             async move { gate.check(&access, &peer, basic).await }
         };
-        let waiting: Vec<_> = (0..WAITING_OF_ONE).map(|_| tokio::spawn(check(1))).collect();
-        while lock(&gate.waiting).values().sum::<usize>() < WAITING_OF_ONE {
+        let tasks: Vec<_> = (0..WAITING_OF_ONE).map(|_| tokio::spawn(check(1))).collect();
+        while waiting(&gate) < WAITING_OF_ONE {
             tokio::task::yield_now().await;
         }
         let refused = tokio::select! {
@@ -261,15 +236,15 @@ mod tests {
         assert!(matches!(refused, Err(Error::TooManyRequests { .. })), "{refused:?}");
         // Others have places of their own.
         let other = tokio::spawn(check(2));
-        for task in &waiting {
+        for task in &tasks {
             task.abort();
         }
-        for task in waiting {
+        for task in tasks {
             assert!(task.await.unwrap_err().is_cancelled());
         }
         drop(held);
         assert_eq!(other.await.unwrap().unwrap(), None);
-        assert!(lock(&gate.waiting).is_empty());
+        assert_eq!(waiting(&gate), 0);
         assert_eq!(gate.checks.available_permits(), all as usize);
     }
 

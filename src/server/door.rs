@@ -2,11 +2,13 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 /// How long nothing is accepted after the system had no descriptor or memory for a connection.
@@ -22,7 +24,7 @@ pub(super) struct Door {
 }
 
 /// A connection's place, until it is dropped.
-pub(super) struct Place(#[expect(dead_code, reason = "it is held")] Option<OwnedSemaphorePermit>);
+struct Place(#[expect(dead_code, reason = "it is held")] Option<OwnedSemaphorePermit>);
 
 impl Door {
     /// With so many places; 0 for any number.
@@ -32,10 +34,36 @@ impl Door {
         Ok(Self { listener, places: Arc::new(Semaphore::new(places)), said: Mutex::new(None) })
     }
 
+    /// Begins what comes, each as a task, until `shutdown` resolves. What `open` gives nothing for is closed.
+    pub(super) async fn open_until<T: Future<Output = ()> + Send + 'static>(
+        &self,
+        shutdown: impl Future<Output = ()>,
+        connections: &mut JoinSet<()>,
+        mut open: impl FnMut(TcpStream, SocketAddr) -> Option<T>,
+    ) {
+        let (mut shutdown, mut accepting) = (pin!(shutdown), pin!(self.next()));
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut shutdown => return,
+                Some(_) = connections.join_next() => {}
+                (stream, address, place) = &mut accepting => {
+                    accepting.set(self.next());
+                    if let Some(connection) = open(stream, address) {
+                        connections.spawn(async move {
+                            connection.await;
+                            drop(place);
+                        });
+                    }
+                }
+            }
+        }
+    }
+
     /// The next connection, when there is a place for it. Until then it stays in the system's queue, where it costs nothing and is
     /// not turned away: clients that are refused come again at once. Failures of single connections, and of the system to
     /// take more of them, are logged and survived.
-    pub(super) async fn next(&self) -> (TcpStream, SocketAddr, Place) {
+    async fn next(&self) -> (TcpStream, SocketAddr, Place) {
         if self.places.available_permits() == 0 {
             self.say_full();
         }

@@ -72,17 +72,17 @@ impl Limits {
 type Held = Arc<Mutex<HashMap<Client, usize>>>;
 
 /// So many places for each client; 0 for any number.
-struct Shares {
+pub(super) struct Shares {
     most: usize,
     held: Held,
 }
 
 impl Shares {
-    fn new(most: usize) -> Self {
+    pub(super) fn new(most: usize) -> Self {
         Self { most, held: Arc::default() }
     }
 
-    fn take(&self, client: Client) -> Option<Share> {
+    pub(super) fn take(&self, client: Client) -> Option<Share> {
         if self.most == 0 {
             return Some(Share(None));
         }

@@ -26,7 +26,7 @@ use super::limits::{Client, Limits};
 use super::metrics::{Limit, Metrics};
 use super::options::ServerOptions;
 use super::patience::Streams;
-use super::route::{self, Peer, Service};
+use super::route::{self, Ids, Peer, Service};
 use super::stall::Stalling;
 use super::tls::{Secure, Tls};
 use crate::access::CurrentAccess;
@@ -106,34 +106,24 @@ impl Server {
                 heavy: Heavy::new(),
                 limits: Limits::new(&self.options),
                 metrics: self.metrics.clone(),
+                ids: Ids::new(),
                 options: self.options,
             }),
         };
         let serving = self.metrics.serving();
-        let mut shutdown = pin!(shutdown);
-        {
-            let mut accepting = pin!(door.next());
-            loop {
-                tokio::select! {
-                    biased;
-                    () = &mut shutdown => break,
-                    Some(_) = connections.join_next() => {}
-                    (stream, address, place) = &mut accepting => {
-                        accepting.set(door.next());
-                        let Some(share) = shared.service.limits.connection(Client::from(address.ip())) else {
-                            self.metrics.refused(Limit::Connections);
-                            continue;
-                        };
-                        let counted = self.metrics.connection();
-                        let connection = shared.clone().connection(stream, address, stopping.clone());
-                        connections.spawn(async move {
-                            connection.await;
-                            drop((place, share, counted));
-                        });
-                    }
-                }
-            }
-        }
+        let open = |stream, address: SocketAddr| {
+            let Some(share) = shared.service.limits.connection(Client::from(address.ip())) else {
+                self.metrics.refused(Limit::Connections);
+                return None;
+            };
+            let counted = self.metrics.connection();
+            let connection = shared.clone().connection(stream, address, stopping.clone());
+            Some(async move {
+                connection.await;
+                drop((share, counted));
+            })
+        };
+        door.open_until(shutdown, &mut connections, open).await;
         drop((serving, door));
         stop.send_replace(true);
         let ended = async { while connections.join_next().await.is_some() {} };

@@ -3,7 +3,6 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -71,33 +70,23 @@ impl Monitor {
     pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> io::Result<()> {
         let door = Door::new(listener, CONNECTIONS)?;
         let mut connections = JoinSet::new();
-        let mut shutdown = pin!(shutdown);
-        let mut accepting = pin!(door.next());
-        loop {
-            tokio::select! {
-                biased;
-                () = &mut shutdown => break,
-                Some(_) = connections.join_next() => {}
-                (stream, _, place) = &mut accepting => {
-                    accepting.set(door.next());
-                    let watched = Arc::clone(&self.0);
-                    let service = service_fn(move |request| {
-                        let watched = Arc::clone(&watched);
-                        async move { Ok::<_, Infallible>(watched.answer(&request).await) }
-                    });
-                    let serving = http1::Builder::new()
-                        .timer(TokioTimer::new())
-                        .header_read_timeout(PATIENCE)
-                        .serve_connection(TokioIo::new(Stalling::new(stream, PATIENCE)), service);
-                    connections.spawn(async move {
-                        if let Err(error) = serving.await {
-                            tracing::debug!(%error, "a connection of the monitor broke off");
-                        }
-                        drop(place);
-                    });
+        let open = |stream, _| {
+            let watched = Arc::clone(&self.0);
+            let service = service_fn(move |request| {
+                let watched = Arc::clone(&watched);
+                async move { Ok::<_, Infallible>(watched.answer(&request).await) }
+            });
+            let serving = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(PATIENCE)
+                .serve_connection(TokioIo::new(Stalling::new(stream, PATIENCE)), service);
+            Some(async move {
+                if let Err(error) = serving.await {
+                    tracing::debug!(%error, "a connection of the monitor broke off");
                 }
-            }
-        }
+            })
+        };
+        door.open_until(shutdown, &mut connections, open).await;
         connections.shutdown().await;
         Ok(())
     }

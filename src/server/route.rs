@@ -1,7 +1,9 @@
 //! From a request to its answer.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderName, TRANSFER_ENCODING};
@@ -41,6 +43,7 @@ pub(super) struct Service {
     pub(super) heavy: Heavy,
     pub(super) limits: Limits,
     pub(super) metrics: Metrics,
+    pub(super) ids: Ids,
     pub(super) options: ServerOptions,
 }
 
@@ -73,8 +76,13 @@ pub(super) async fn answer(
     let (parts, body) = request.into_parts();
     let metrics = service.metrics.clone();
     let mut body = Arriving::new(body, &parts.headers, service.options.silence_limit, metrics);
-    let mut asked =
-        Asked { parts: &parts, peer, id: id(&parts.headers), endpoint: metrics::NO_ENDPOINT, user: None };
+    let mut asked = Asked {
+        parts: &parts,
+        peer,
+        id: service.ids.of(&parts.headers),
+        endpoint: metrics::NO_ENDPOINT,
+        user: None,
+    };
     let unframed = frame(&parts).err();
     let ends = unframed.is_some();
     let dispatched = match unframed {
@@ -109,16 +117,37 @@ pub(super) async fn answer(
     response.map(|body| body.counted(service.metrics.clone()))
 }
 
-/// The name that the client has given its request, if it is one that can stand in a log; otherwise a new one.
-fn id(headers: &HeaderMap) -> HeaderValue {
-    let given = headers.get_all(REQUEST_ID).iter().next();
-    let is_sane = |id: &&HeaderValue| {
-        (1..=LONGEST_ID).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
-    };
-    given.filter(is_sane).cloned().unwrap_or_else(|| {
-        let id = Uuid::new_v4().simple().to_string();
-        HeaderValue::try_from(id).unwrap_or(HeaderValue::from_static("-"))
-    })
+/// Names of requests: each begins as its server's first, which is drawn by chance, and so is nobody else's.
+pub(super) struct Ids {
+    server: u64,
+    next: AtomicU64,
+}
+
+impl Ids {
+    pub(super) fn new() -> Self {
+        Self { server: Uuid::new_v4().as_u64_pair().1, next: AtomicU64::new(0) }
+    }
+
+    /// The name that the client has given its request, if it is one that can stand in a log; otherwise a new one.
+    fn of(&self, headers: &HeaderMap) -> HeaderValue {
+        let is_sane = |id: &&HeaderValue| {
+            (1..=LONGEST_ID).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
+        };
+        headers.get(REQUEST_ID).filter(is_sane).cloned().unwrap_or_else(|| {
+            let id = format!("{:016x}{:016x}", self.server, self.next.fetch_add(1, Ordering::Relaxed));
+            HeaderValue::try_from(id).unwrap_or(HeaderValue::from_static("-"))
+        })
+    }
+}
+
+/// So much of a path as is logged. It is made only where it is.
+struct Logged<'a>(&'a str);
+
+impl fmt::Display for Logged<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let end = self.0.char_indices().nth(LOGGED_PATH).map_or(self.0.len(), |(at, _)| at);
+        f.write_str(self.0.get(..end).unwrap_or_default())
+    }
 }
 
 /// What a request that brings content holds while it goes on.
@@ -249,12 +278,12 @@ fn log(asked: &Asked<'_>, status: StatusCode, bytes: u64, took: Duration, refusa
     let user = user.as_deref().unwrap_or("-");
     let (client, certificate) = (peer.address, peer.certificate.as_deref());
     let (id, method) = (String::from_utf8_lossy(id.as_bytes()), &parts.method);
-    let path: String = parts.uri.path().chars().take(LOGGED_PATH).collect();
+    let path = Logged(parts.uri.path());
     let (status, micros) = (status.as_u16(), u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
     // The level has to be known where it stands.
     macro_rules! say {
         ($level:ident $(, $error:ident)?) => {
-            tracing::$level!(%id, %client, user, certificate, %method, path, status, bytes, micros, $(%$error,)? "request")
+            tracing::$level!(%id, %client, user, certificate, %method, %path, status, bytes, micros, $(%$error,)? "request")
         };
     }
     match refusal {

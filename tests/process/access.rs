@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::config::{check, write};
+use crate::config::{check, refused, write};
 use crate::control::words;
 use crate::server::{Server, request_to};
 
@@ -195,12 +195,6 @@ fn mistakes_about_access_certificates_and_limits_have_their_place() {
         ("[limits]\nsilence-limit = \"0s\"\n", &[":2: limits.silence-limit"]),
         ("metrics-listen = \"here\"\n", &[":1: metrics-listen"]),
     ] {
-        let config = write(folder.path(), text);
-        let checked = check(&["--config", &config], &[]);
-        assert_eq!(checked.status.code(), Some(1), "{text}");
-        let told = words(&checked.stderr);
-        for word in says {
-            assert!(told.contains(word), "{text}: {told}");
-        }
+        refused(folder.path(), text, says);
     }
 }

@@ -24,6 +24,18 @@ pub(crate) fn write(folder: &Path, text: &str) -> String {
     path.to_str().unwrap().to_owned()
 }
 
+/// Checks a configuration that has mistakes, which must be told by these words; where it is, and all that was told.
+pub(crate) fn refused(folder: &Path, text: &str, says: &[&str]) -> (String, String) {
+    let config = write(folder, text);
+    let checked = check(&["--config", &config], &[]);
+    assert_eq!(checked.status.code(), Some(1), "{text}");
+    let told = words(&checked.stderr);
+    for word in says {
+        assert!(told.contains(word), "{text}: {told}");
+    }
+    (config, told)
+}
+
 /// A setting may be said three times: the flag holds, then the variable, then the file.
 #[test]
 fn flags_go_before_the_environment_and_that_before_the_file() {
@@ -118,13 +130,7 @@ fn the_place_of_each_mistake_is_named() {
         // Each of several is told.
         ("pin = [\"v*\"]\nbudget = \"1MiB\"\n", &["sledge.toml:1: pin", "sledge.toml:2: budget"]),
     ] {
-        let config = write(folder.path(), text);
-        let checked = check(&["--config", &config], &[]);
-        assert_eq!(checked.status.code(), Some(1), "{text}");
-        let told = words(&checked.stderr);
-        for word in says {
-            assert!(told.contains(word), "{text}: {told}");
-        }
+        let (config, told) = refused(folder.path(), text, says);
         // A server with it does not start, and says the same.
         let served = Command::new(env!("CARGO_BIN_EXE_sledge"))
             .args(["serve", "--listen", "127.0.0.1:0", "--config", &config, "--data"])
@@ -134,18 +140,6 @@ fn the_place_of_each_mistake_is_named() {
         assert_eq!(served.status.code(), Some(1), "{text}");
         assert_eq!(words(&served.stderr), told);
         assert!(!folder.path().join("store").exists());
-    }
-    // A password is shown to nobody.
-    for (headers, says) in [
-        ("headers = { Authorization = \"secret\\u0007\" }", "Authorization"),
-        ("headers = { Authorization = secret }", "line 4"),
-        ("headers = \"secret\"", "line 4"),
-        ("[events.headers]\nAuthorization = [\"secret\"]", "line 5"),
-    ] {
-        let endpoint = format!("[[events]]\nname = \"a\"\nurl = \"http://x\"\n{headers}\n");
-        let checked = check(&["--config", &write(folder.path(), &endpoint)], &[]);
-        let told = words(&checked.stderr);
-        assert!(!checked.status.success() && told.contains(says) && !told.contains("secret"), "{told}");
     }
     let config = write(folder.path(), "listen = \"127.0.0.1\"\n");
     let checked = check(&["--config", &config], &[]);
@@ -164,6 +158,7 @@ fn no_mistake_shows_what_may_be_a_password() {
     let folder = tempfile::tempdir().unwrap();
     for lines in [
         "headers = \"hunter2\"",
+        "headers = { Authorization = hunter2 }",
         "header = { Authorization = \"hunter2\" }",
         "Headers = { Authorization = \"hunter2\" }",
         "authorization = \"Bearer hunter2\"",
@@ -175,11 +170,8 @@ fn no_mistake_shows_what_may_be_a_password() {
         "url = \"http:// x?key=hunter2\"",
     ] {
         let url = if lines.starts_with("url") { "" } else { "url = \"http://x\"\n" };
-        let config = write(folder.path(), &format!("[[events]]\nname = \"a\"\n{url}{lines}\n"));
-        let checked = check(&["--config", &config], &[]);
-        assert!(!checked.status.success(), "{lines}");
-        let told = words(&checked.stderr);
+        let text = format!("[[events]]\nname = \"a\"\n{url}{lines}\n");
+        let (_, told) = refused(folder.path(), &text, &["line "]);
         assert!(!told.contains("hunter2"), "{lines}: {told}");
-        assert!(told.contains("line "), "{lines}: {told}");
     }
 }

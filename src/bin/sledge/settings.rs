@@ -66,7 +66,7 @@ pub(crate) struct Settings {
         value_name = "BOOL", value_parser = BoolishValueParser::new())]
     pub(crate) read_only: Option<bool>,
     /// How logs are written to stderr [default: text]
-    #[arg(long, value_enum, env = "SLEDGE_LOG_FORMAT")]
+    #[arg(long, value_name = "FORMAT", value_enum, env = "SLEDGE_LOG_FORMAT")]
     pub(crate) log_format: Option<LogFormat>,
     /// What is logged: a level, or levels of modules, such as info,sledge=debug [default: info]
     #[arg(long, value_name = "FILTER", env = "SLEDGE_LOG")]
