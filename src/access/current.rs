@@ -280,6 +280,20 @@ mod tests {
         Credentials::read(header.map(Some).into_iter())
     }
 
+    /// After a reload everybody waited in line with strangers, whose wrong passwords kept him out.
+    #[test]
+    fn who_was_right_need_not_be_checked_again_when_it_is_replaced() {
+        let current = CurrentAccess::new(access(Policy::users())).unwrap();
+        let alice = "Basic YWxpY2U6d29uZGVybGFuZA==";
+        let Recognised::Unchecked(basic) = current.get().recognise(read(Some(alice)), None) else { panic!() };
+        assert!(current.get().check(&basic).is_some());
+        current.replace(access(Policy::new()));
+        assert!(matches!(current.get().recognise(read(Some(alice)), None), Recognised::Someone(_)));
+        // Without passwords nothing is left of them.
+        current.replace(Access::new(Policy::new()));
+        assert!(matches!(current.get().recognise(read(Some(alice)), None), Recognised::Nobody(..)));
+    }
+
     /// Who is kept out by what he sends must not come in by what he has as well.
     #[test]
     fn a_certificate_is_a_proof_where_no_other_is_tried() {

@@ -27,7 +27,7 @@ fn users_come_and_go_while_the_server_runs() {
     let users = folder.path().join("users");
     fs::write(&users, ALICE).unwrap();
     let config = write(folder.path(), "[auth]\nhtpasswd = \"users\"\n");
-    let mut server = serve(folder.path(), &config);
+    let server = serve(folder.path(), &config);
     let status = |server: &Server, user| server.request_as(user, "GET", "/v2/", b"").status;
     assert_eq!([None, AS_ALICE, AS_BOB].map(|user| status(&server, user)), [401, 200, 401]);
 
@@ -66,7 +66,7 @@ fn users_come_and_go_while_the_server_runs() {
 fn what_takes_a_restart_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let config = write(folder.path(), "gc-interval = \"1h\"\n");
-    let mut server = serve(folder.path(), &config);
+    let server = serve(folder.path(), &config);
     write(folder.path(), "gc-interval = \"2h\"\n");
     server.signal("HUP");
     assert!(server.hear("takes a restart").contains("gc-interval"));
@@ -85,7 +85,7 @@ fn everyone_may_pull_where_that_is_said() {
     let tokens = "tokens = true\nexternal-url = \"http://localhost:5000\"\n";
     let whole = format!("[auth]\nhtpasswd = \"users\"\nanonymous-pull = true\n{tokens}");
     let config = write(folder.path(), &whole);
-    let mut server = serve(folder.path(), &config);
+    let server = serve(folder.path(), &config);
     assert_eq!(server.request("GET", "/v2/a/tags/list", b"").status, 404);
     // A client that has a password has to be asked for it, or it would never send one; also after a slip in the file, and back.
     let asked = |server: &Server| {
@@ -119,7 +119,7 @@ fn a_certificate_makes_the_server_speak_tls_and_a_bad_one_keeps_it_from_starting
     fs::write(folder.path().join("certificate.pem"), certified.cert.pem()).unwrap();
     fs::write(folder.path().join("key.pem"), certified.signing_key.serialize_pem()).unwrap();
     let config = write(folder.path(), "[tls]\ncertificate = \"certificate.pem\"\nkey = \"key.pem\"\n");
-    let mut server = serve(folder.path(), &config);
+    let server = serve(folder.path(), &config);
     let answer = server.request("GET", "/v2/", b"");
     assert_eq!(answer.status, 400);
     assert!(words(&answer.body).contains("TLS"), "{}", words(&answer.body));
@@ -137,7 +137,7 @@ fn a_certificate_makes_the_server_speak_tls_and_a_bad_one_keeps_it_from_starting
 fn metrics_are_told_where_they_are_asked_for() {
     let folder = tempfile::tempdir().unwrap();
     let config = write(folder.path(), "metrics-listen = \"127.0.0.1:0\"\n");
-    let mut server = serve(folder.path(), &config);
+    let server = serve(folder.path(), &config);
     let line = server.hear("metrics and health");
     assert_eq!(server.request("POST", "/v2/a/blobs/uploads/", b"").status, 202);
     assert_eq!(server.request("GET", "/metrics", b"").status, 404);

@@ -4,13 +4,16 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, ChildStderr, Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::sync::mpsc::{self, Receiver};
+use std::time::Duration;
 
 /// A `sledge serve` of its own, on a free port. Dropping it kills it as a kill -9 does.
 pub(crate) struct Server {
     process: Child,
     pub(crate) address: String,
-    log: BufReader<ChildStderr>,
+    log: Mutex<Receiver<String>>,
 }
 
 impl Server {
@@ -42,20 +45,19 @@ impl Server {
         log.read_line(&mut line).unwrap();
         let address = line.split("://").nth(1).unwrap_or_else(|| panic!("unexpected first line: {line}"));
         let address = address.split(',').next().unwrap().to_owned();
-        Self { process, address, log }
+        let (say, hear) = mpsc::channel();
+        // To its end: a server whose log nobody reads would stop at a full pipe.
+        std::thread::spawn(move || log.lines().map_while(Result::ok).for_each(|line| drop(say.send(line))));
+        Self { process, address, log: Mutex::new(hear) }
     }
 
     /// Waits until the log has a line with these words, and gives it.
-    pub(crate) fn hear(&mut self, words: &str) -> String {
+    pub(crate) fn hear(&self, words: &str) -> String {
         loop {
-            let mut line = String::new();
-            assert_ne!(
-                self.log.read_line(&mut line).unwrap(),
-                0,
-                "the server ended without saying {words:?}"
-            );
-            if line.contains(words) {
-                return line;
+            match self.log.lock().unwrap().recv_timeout(Duration::from_secs(60)) {
+                Ok(line) if line.contains(words) => return line,
+                Ok(_) => {}
+                Err(error) => panic!("the server did not say {words:?}: {error}"),
             }
         }
     }
