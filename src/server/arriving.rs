@@ -27,12 +27,14 @@ pub(super) struct Arriving {
     silence: Duration,
     /// Whether the client sends, or waits until it is asked to.
     sending: bool,
+    /// Whether its end was read.
+    ended: bool,
     metrics: Metrics,
 }
 
 impl Arriving {
     pub(super) fn new(body: Incoming, headers: &HeaderMap, silence: Duration, metrics: Metrics) -> Self {
-        Self { body, silence, sending: !headers.contains_key(EXPECT), metrics }
+        Self { body, silence, sending: !headers.contains_key(EXPECT), ended: false, metrics }
     }
 
     /// Its length in bytes, where that is known. A longer or shorter one does not arrive.
@@ -55,7 +57,10 @@ impl Arriving {
                         return Ok(Some(bytes));
                     }
                 }
-                Ok(None) => return Ok(None),
+                Ok(None) => {
+                    self.ended = true;
+                    return Ok(None);
+                }
                 Ok(Some(Err(error))) => {
                     let words = format!("the body of the request broke off: {error}");
                     return Err(Error::RequestInvalid(words).into());
@@ -84,10 +89,15 @@ impl Arriving {
         Ok(Some(bytes))
     }
 
+    /// Whether all of it was read.
+    pub(super) fn is_over(&self) -> bool {
+        self.ended || self.body.is_end_stream()
+    }
+
     /// Reads on for a while beside the answer: a connection that is closed while its client sends is reset, and the answer
     /// can be lost with it.
     pub(super) fn discard(mut self) {
-        if self.body.is_end_stream() || !self.sending {
+        if self.is_over() || !self.sending {
             return;
         }
         tokio::spawn(timeout(UNWANTED_TIME, async move {

@@ -1,43 +1,27 @@
 //! Connections: taking them, and letting them end.
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::admission::Gate;
 use super::bridge::Heavy;
+use super::connection::{Speaking, Stopping};
 use super::door::Door;
-use super::idle::Activity;
 use super::limits::{Client, Limits};
 use super::metrics::{Limit, Metrics};
 use super::options::ServerOptions;
-use super::patience::Streams;
-use super::route::{self, Ids, Peer, Service};
+use super::route::{Ids, Peer, Service};
 use super::stall::Stalling;
 use super::tls::{Secure, Tls};
 use crate::access::CurrentAccess;
 use crate::store::Store;
-
-/// How many requests of one HTTP/2 connection are in flight, each of which can hold a blob's file open.
-const STREAMS: u32 = 32;
-/// How long a client may take to leave a connection on which it asked nothing.
-const GOODBYE: Duration = Duration::from_secs(5);
-/// How much of an answer HTTP/2 keeps until the client takes it, in bytes.
-const SEND_BUFFER: usize = 128 << 10;
 
 /// A registry over a store.
 ///
@@ -96,8 +80,8 @@ impl Server {
         let door = Door::new(listener, self.options.connections)?;
         let (stop, stopping) = watch::channel(false);
         let mut connections = JoinSet::new();
-        let shared = Shared {
-            builder: self.builder(),
+        let shared = Arc::new(Shared {
+            speaking: Speaking::new(&self.options),
             tls: self.tls,
             service: Arc::new(Service {
                 store: self.store,
@@ -109,7 +93,7 @@ impl Server {
                 ids: Ids::new(),
                 options: self.options,
             }),
-        };
+        });
         let serving = self.metrics.serving();
         let open = |stream, address: SocketAddr| {
             let Some(share) = shared.service.limits.connection(Client::from(address.ip())) else {
@@ -117,9 +101,9 @@ impl Server {
                 return None;
             };
             let counted = self.metrics.connection();
-            let connection = shared.clone().connection(stream, address, stopping.clone());
+            let (shared, stopping) = (Arc::clone(&shared), stopping.clone());
             Some(async move {
-                connection.await;
+                shared.connection(stream, address, stopping).await;
                 drop((share, counted));
             })
         };
@@ -133,112 +117,48 @@ impl Server {
         connections.shutdown().await;
         Ok(())
     }
-
-    fn builder(&self) -> auto::Builder<Streams> {
-        let header_bytes = self.options.header_bytes;
-        let mut builder = auto::Builder::new(Streams { limit: self.options.silence_limit });
-        builder
-            .http1()
-            .timer(TokioTimer::new())
-            .header_read_timeout(self.options.header_limit)
-            .max_buf_size(usize::try_from(header_bytes).unwrap_or(usize::MAX))
-            // Frames go to the kernel as they are: what a store maps into memory is never copied by this program.
-            .writev(true);
-        builder
-            .http2()
-            .timer(TokioTimer::new())
-            .keep_alive_interval(self.options.header_limit)
-            .max_header_list_size(header_bytes)
-            .max_concurrent_streams(STREAMS)
-            .max_send_buf_size(SEND_BUFFER);
-        builder
-    }
 }
 
 /// What all connections have.
-#[derive(Clone)]
 struct Shared {
-    builder: auto::Builder<Streams>,
+    speaking: Speaking,
     tls: Option<Tls>,
     service: Arc<Service>,
 }
 
 impl Shared {
-    async fn connection(self, stream: TcpStream, address: SocketAddr, mut stopping: watch::Receiver<bool>) {
+    async fn connection(&self, stream: TcpStream, address: SocketAddr, stopping: Stopping) {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "small answers will be late");
         }
-        let silence_limit = self.service.options.silence_limit;
-        let Some(tls) = &self.tls else {
-            let peer = Peer { address, encrypted: false, certificate: None };
-            return self.http(Stalling::new(stream, silence_limit), peer, stopping).await;
-        };
+        match &self.tls {
+            None => {
+                let stream = Stalling::new(stream, self.service.options.silence_limit);
+                let peer = Peer { address, encrypted: false, certificate: None };
+                self.speaking.on(stream, Arc::clone(&self.service), peer, stopping).await;
+            }
+            // On the heap: it is large, and the room would be taken for each connection without it.
+            Some(tls) => Box::pin(self.secured(tls, stream, address, stopping)).await,
+        }
+    }
+
+    async fn secured(&self, tls: &Tls, stream: TcpStream, address: SocketAddr, mut stopping: Stopping) {
+        let ServerOptions { header_limit, silence_limit, .. } = self.service.options;
         // Nobody waits for a handshake when the server stops: there is no request in flight.
         let secured = tokio::select! {
             biased;
             _ = stopping.wait_for(|stopping| *stopping) => return,
-            secured = timeout(self.service.options.header_limit, tls.accept(stream, silence_limit)) => secured,
+            secured = timeout(header_limit, tls.accept(stream, silence_limit)) => secured,
         };
         match secured {
             Ok(Ok(Some(Secure { stream, certificate }))) => {
-                self.http(stream, Peer { address, encrypted: true, certificate }, stopping).await;
+                let peer = Peer { address, encrypted: true, certificate };
+                return self.speaking.on(stream, Arc::clone(&self.service), peer, stopping).await;
             }
-            Ok(Ok(None)) => {
-                self.service.metrics.handshake_failed();
-                tracing::debug!(client = %address, "a client spoke without TLS");
-            }
-            Ok(Err(error)) => {
-                self.service.metrics.handshake_failed();
-                tracing::debug!(client = %address, %error, "no TLS with a client");
-            }
-            Err(_) => self.service.metrics.handshake_failed(),
+            Ok(Ok(None)) => tracing::debug!(client = %address, "a client spoke without TLS"),
+            Ok(Err(error)) => tracing::debug!(client = %address, %error, "no TLS with a client"),
+            Err(_) => tracing::debug!(client = %address, "a client did not finish its handshake in time"),
         }
-    }
-
-    async fn http<T>(&self, stream: T, peer: Peer, mut stopping: watch::Receiver<bool>)
-    where
-        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let activity = Activity::new();
-        let idle = activity.idle(self.service.options.header_limit);
-        let service = {
-            let (service, peer) = (Arc::clone(&self.service), Arc::new(peer));
-            service_fn(move |request| {
-                let (service, peer, in_flight) =
-                    (Arc::clone(&service), Arc::clone(&peer), activity.request());
-                async move {
-                    let response = route::answer(&service, &peer, request).await;
-                    Ok::<_, Infallible>(response.map(|body| body.holding(in_flight)))
-                }
-            })
-        };
-        let ending = GracefulShutdown::new();
-        let serving = self.builder.serve_connection(TokioIo::new(stream), service).into_owned();
-        let mut serving = pin!(ending.watch(serving));
-        // HTTP's own time limits begin when it is known which version is spoken, and of a connection of HTTP/2 nothing but pings is
-        // asked by them.
-        let goodbye = tokio::select! {
-            biased;
-            served = serving.as_mut() => return log(served),
-            // The drain limit is everybody's.
-            _ = stopping.wait_for(|stopping| *stopping) => Duration::MAX,
-            () = idle => GOODBYE,
-        };
-        let told = async {
-            ending.shutdown().await;
-            std::future::pending::<()>().await;
-        };
-        tokio::select! {
-            biased;
-            served = serving.as_mut() => log(served),
-            () = told => {}
-            () = sleep(goodbye) => {}
-        }
-    }
-}
-
-fn log(served: Result<(), impl std::fmt::Display>) {
-    if let Err(error) = served {
-        tracing::debug!(%error, "a connection broke off");
+        self.service.metrics.handshake_failed();
     }
 }

@@ -10,6 +10,7 @@ mod arriving;
 mod body;
 mod bridge;
 mod certificate;
+mod connection;
 mod discover;
 mod door;
 mod idle;

@@ -43,8 +43,8 @@ impl ServerOptions {
         self
     }
 
-    /// How long a client may take to send a request's head, also the first one of a connection and the next one of a
-    /// connection that is kept alive; 60 s by default. With TLS the handshake may take as long again.
+    /// How long a client may take to send a request's head, from its first byte on, and how long a connection may be idle before that,
+    /// be it new or kept alive; 60 s by default. With TLS the handshake may take as long again.
     pub const fn header_limit(mut self, limit: Duration) -> Self {
         self.header_limit = limit;
         self

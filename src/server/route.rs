@@ -16,6 +16,7 @@ use super::admission::{Admitted, Caller, Gate};
 use super::arriving::Arriving;
 use super::body::Body;
 use super::bridge::Heavy;
+use super::idle::InFlight;
 use super::limits::{Client, Limits, Share};
 use super::metrics::{self, Counted, Limit, Metrics};
 use super::options::ServerOptions;
@@ -71,6 +72,7 @@ pub(super) async fn answer(
     service: &Service,
     peer: &Peer,
     request: http::Request<Incoming>,
+    in_flight: InFlight,
 ) -> Response<Body> {
     let began = Instant::now();
     let (parts, body) = request.into_parts();
@@ -96,10 +98,12 @@ pub(super) async fn answer(
             (Some(refusal), response)
         }
     };
-    body.discard();
     if ends {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    } else if body.is_over() && goes_on(&parts) {
+        in_flight.leaves_it_between_requests();
     }
+    body.discard();
 
     let length = response.body().left();
     if parts.method == Method::HEAD {
@@ -114,7 +118,17 @@ pub(super) async fn answer(
     let took = began.elapsed();
     service.metrics.answered(&parts.method, asked.endpoint, response.status(), took);
     log(&asked, response.status(), response.body().left(), took, refusal.as_ref());
-    response.map(|body| body.counted(service.metrics.clone()))
+    response.map(|body| body.counted(service.metrics.clone()).holding(in_flight))
+}
+
+/// Whether the client may ask again on the same connection, whatever HTTP's versions make of a `Connection` header.
+fn goes_on(parts: &Parts) -> bool {
+    parts.version == Version::HTTP_11
+        && parts
+            .headers
+            .get_all(CONNECTION)
+            .iter()
+            .all(|value| value.as_bytes().eq_ignore_ascii_case(b"keep-alive"))
 }
 
 /// Names of requests: each begins as its server's first, which is drawn by chance, and so is nobody else's.
