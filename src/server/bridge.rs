@@ -8,6 +8,7 @@ use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};
+use tracing::Span;
 
 use super::arriving::Arriving;
 use crate::error::{Error, Result};
@@ -23,7 +24,14 @@ const BATCH_FRAMES: usize = 1024;
 pub(super) async fn blocking<T: Send + 'static>(
     operation: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    spawn_blocking(operation).await.map_err(broken_off)?
+    let span = traced();
+    spawn_blocking(move || span.in_scope(operation)).await.map_err(broken_off)?
+}
+
+/// The span of an operation, where its request has one.
+fn traced() -> Span {
+    let request = Span::current();
+    if request.is_none() { request } else { tracing::info_span!(parent: &request, "store") }
 }
 
 /// How many operations run at once that hold a large manifest, or many manifests, taken apart: that costs several times what they

@@ -312,6 +312,7 @@ mod tests {
                 limits: Limits::new(&options),
                 metrics: Metrics::new(),
                 ids: Ids::new(),
+                spans: None,
                 options,
             });
             let (stream, other) = tokio::io::duplex(1 << 16);

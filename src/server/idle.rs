@@ -7,6 +7,7 @@ use std::task::{Poll, ready};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
+use tracing::Span;
 
 /// What is asked on a connection.
 #[derive(Clone)]
@@ -22,7 +23,11 @@ struct State {
 }
 
 /// A request that is in flight until this is dropped, with the last of its answer.
-pub(super) struct InFlight(Activity);
+pub(super) struct InFlight {
+    activity: Activity,
+    /// What it is seen as where requests are traced.
+    span: Span,
+}
 
 impl Activity {
     pub(super) fn new() -> Self {
@@ -35,7 +40,7 @@ impl Activity {
         let mut state = self.state();
         state.in_flight += 1;
         state.between_requests = false;
-        InFlight(self.clone())
+        InFlight { activity: self.clone(), span: Span::none() }
     }
 
     /// Resolves when nothing was in flight for so long.
@@ -87,13 +92,18 @@ impl Activity {
 impl InFlight {
     /// All of the request has been read, and neither it nor its answer ends the connection.
     pub(super) fn leaves_it_between_requests(&self) {
-        self.0.state().between_requests = true;
+        self.activity.state().between_requests = true;
+    }
+
+    /// Ends a span when the request ends.
+    pub(super) fn traced(&mut self, span: Span) {
+        self.span = span;
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        let mut state = self.0.state();
+        let mut state = self.activity.state();
         state.in_flight -= 1;
         state.since = Instant::now();
     }

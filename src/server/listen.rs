@@ -5,10 +5,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use http::request::Parts;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tracing::Span;
 
 use super::admission::Gate;
 use super::bridge::Heavy;
@@ -17,7 +19,7 @@ use super::door::Door;
 use super::limits::{Client, Limits};
 use super::metrics::{Limit, Metrics};
 use super::options::ServerOptions;
-use super::route::{Ids, Peer, Service};
+use super::route::{Ids, Peer, Service, Spans};
 use super::stall::Stalling;
 use super::tls::{Secure, Tls};
 use crate::access::CurrentAccess;
@@ -33,6 +35,7 @@ pub struct Server {
     options: ServerOptions,
     tls: Option<Tls>,
     metrics: Metrics,
+    spans: Option<Spans>,
 }
 
 impl std::fmt::Debug for Server {
@@ -46,7 +49,7 @@ impl Server {
     /// A server of this store, with which everyone who reaches it may do everything. Several can share one.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, options: ServerOptions) -> Self {
-        Self { store, access: None, options, tls: None, metrics: Metrics::new() }
+        Self { store, access: None, options, tls: None, metrics: Metrics::new(), spans: None }
     }
 
     /// Speaks TLS alone. By default there is none.
@@ -67,6 +70,15 @@ impl Server {
     #[must_use]
     pub fn access(mut self, access: Arc<CurrentAccess>) -> Self {
         self.access = Some(access);
+        self
+    }
+
+    /// Has each request run in a span, made for it from its head and its endpoint, a word of those that metrics have. It ends with the
+    /// last of the answer. Operations of the store are spans in it, named `store`, from their being handed over on. Of its
+    /// fields, `http.response.status_code`, `client.address` and `enduser.id` are recorded. By default there are no spans.
+    #[must_use]
+    pub fn spans(mut self, make: impl Fn(&Parts, &'static str) -> Span + Send + Sync + 'static) -> Self {
+        self.spans = Some(Box::new(make));
         self
     }
 
@@ -91,6 +103,7 @@ impl Server {
                 limits: Limits::new(&self.options),
                 metrics: self.metrics.clone(),
                 ids: Ids::new(),
+                spans: self.spans,
                 options: self.options,
             }),
         });

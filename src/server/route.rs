@@ -10,6 +10,7 @@ use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderName, TRANSFER_ENCODI
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
 use hyper::body::Incoming;
+use tracing::{Instrument as _, Span};
 use uuid::Uuid;
 
 use super::admission::{Admitted, Caller, Gate};
@@ -45,8 +46,13 @@ pub(super) struct Service {
     pub(super) limits: Limits,
     pub(super) metrics: Metrics,
     pub(super) ids: Ids,
+    /// None where requests are not traced.
+    pub(super) spans: Option<Spans>,
     pub(super) options: ServerOptions,
 }
+
+/// What makes the span of a request.
+pub(super) type Spans = Box<dyn Fn(&Parts, &'static str) -> Span + Send + Sync>;
 
 /// The other end of a connection.
 pub(super) struct Peer {
@@ -72,7 +78,7 @@ pub(super) async fn answer(
     service: &Service,
     peer: &Peer,
     request: http::Request<Incoming>,
-    in_flight: InFlight,
+    mut in_flight: InFlight,
 ) -> Response<Body> {
     let began = Instant::now();
     let (parts, body) = request.into_parts();
@@ -85,10 +91,11 @@ pub(super) async fn answer(
         endpoint: metrics::NO_ENDPOINT,
         user: None,
     };
+    let span = service.spans.as_ref().map_or_else(Span::none, |make| make(&parts, endpoint(&parts)));
     let unframed = frame(&parts).err();
     let ends = unframed.is_some();
     let dispatched = match unframed {
-        None => dispatch(service, &mut asked, &mut body).await,
+        None => dispatch(service, &mut asked, &mut body).instrument(span.clone()).await,
         Some(refusal) => Err(refusal),
     };
     let (refusal, mut response) = match dispatched {
@@ -115,10 +122,22 @@ pub(super) async fn answer(
     }
     response.headers_mut().insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
     response.headers_mut().insert(REQUEST_ID, asked.id.clone());
+    if !span.is_none() {
+        span.record("http.response.status_code", response.status().as_u16());
+        span.record("client.address", format_args!("{}", peer.address.ip()));
+        span.record("enduser.id", asked.user.as_deref());
+        in_flight.traced(span);
+    }
     let took = began.elapsed();
     service.metrics.answered(&parts.method, asked.endpoint, response.status(), took);
     log(&asked, response.status(), response.body().left(), took, refusal.as_ref());
     response.map(|body| body.counted(service.metrics.clone()).holding(in_flight))
+}
+
+/// What is asked, in a word of a fixed list.
+fn endpoint(parts: &Parts) -> &'static str {
+    Request::parse(&parts.method, parts.uri.path(), parts.uri.query())
+        .map_or(metrics::NO_ENDPOINT, |request| metrics::endpoint(&request))
 }
 
 /// Whether the client may ask again on the same connection, whatever HTTP's versions make of a `Connection` header.

@@ -109,7 +109,7 @@ fn the_place_of_each_mistake_is_named() {
         ("budget = \"1MiB\"\n", &["sledge.toml:1: budget", "at least 64MiB"]),
         ("\nlog = \"sledge=loud\"\n", &["sledge.toml:2: log", "debug"]),
         ("\n[[events]]\nurl = \"https://x/\"\n", &["line 2", "missing field `name`"]),
-        ("[[events]]\nname = \"a\"\nurl = \"ftp://x/\"\n", &["line 3", "by http or https"]),
+        ("[[events]]\nname = \"a\"\nurl = \"ftp://x/\"\n", &["line 3", "begins with http"]),
         ("[[events]]\nname = \"a\"\nurl = \"nowhere\"\n", &["line 3", "such as https://"]),
         (
             "[[events]]\nname = \"a\"\nurl = \"http://x\"\nactions = [\"pull\"]\n",

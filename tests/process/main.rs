@@ -18,4 +18,6 @@ mod init;
 mod kill;
 mod memory;
 mod server;
+#[cfg(feature = "traces")]
+mod traces;
 mod verify;

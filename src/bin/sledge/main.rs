@@ -7,6 +7,7 @@ mod events;
 mod gc;
 mod init;
 mod live;
+mod logs;
 mod operation;
 mod policy;
 mod printer;

@@ -16,20 +16,20 @@ use sledge::store::sled::{Events, Options, Sled, VerifyOptions, WhenFull};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 use crate::config::{Configuration, Source};
 use crate::control::Control;
 use crate::events::envelope::Source as Sender;
 use crate::events::{Bell, Senders};
 use crate::init;
-use crate::live::{Live, SetFilter};
+use crate::live::Live;
+use crate::logs::{Logs, Traces};
 use crate::operation::cannot_open;
 use crate::policy::{self, Policy, Standing};
 use crate::printer::{Failure, Printer};
 use crate::readings;
 use crate::recurring::Recurring;
-use crate::settings::{LogFormat, Settings};
+use crate::settings::Settings;
 use crate::values::{Rate, Size, Time};
 
 /// How many operations of the store run at once.
@@ -54,14 +54,16 @@ pub(crate) struct Serve {
 impl Serve {
     pub(crate) fn run(self, printer: Printer) -> Result<(), Failure> {
         let Configuration { settings, .. } = self.source.read()?.checked()?;
-        let set_filter = log(&settings)?;
+        let Logs { set_filter, traces } = Logs::begin(&settings)?;
         let live = Live::new(self.source, settings.clone(), set_filter)?;
         let runtime = runtime().map_err(|error| Failure::new("the runtime cannot be started", error))?;
-        runtime.block_on(serve(&settings, live, printer))
+        let served = runtime.block_on(serve(&settings, live, &traces, printer));
+        traces.end();
+        served
     }
 }
 
-async fn serve(settings: &Settings, live: Live, printer: Printer) -> Result<(), Failure> {
+async fn serve(settings: &Settings, live: Live, traces: &Traces, printer: Printer) -> Result<(), Failure> {
     let no_signals = |error| Failure::new("signals cannot be received", error);
     let shutdown = shutdown().map_err(no_signals)?;
     // From the start: before somebody waits for it, it would end the process.
@@ -128,6 +130,7 @@ async fn serve(settings: &Settings, live: Live, printer: Printer) -> Result<(), 
     if let Some(access) = live.access() {
         server = server.access(access);
     }
+    let server = traces.of(server);
     let watching = live.watch(hangup);
     let served = server.serve(listener, shutdown).await;
     watching.abort();
@@ -139,31 +142,6 @@ async fn serve(settings: &Settings, live: Live, printer: Printer) -> Result<(), 
     verifying.stop().await;
     sending.stop().await;
     served.map_err(|error| Failure::new("the server stopped", error))
-}
-
-fn log(settings: &Settings) -> Result<SetFilter, Failure> {
-    let filter = settings.filter();
-    let filter = EnvFilter::try_new(filter).map_err(|error| {
-        Failure::new(format!("log filter {filter:?}"), error).hint("use error, warn, info, debug or trace")
-    })?;
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    let ansi = io::IsTerminal::is_terminal(&io::stderr());
-    let (set, set_filter): (_, SetFilter) = match settings.log_format.unwrap_or(LogFormat::Text) {
-        LogFormat::Text => {
-            let subscriber = subscriber.with_ansi(ansi).with_filter_reloading();
-            let handle = subscriber.reload_handle();
-            let set = Box::new(move |filter| handle.reload(filter).map_err(|error| error.to_string()));
-            (subscriber.try_init(), set)
-        }
-        LogFormat::Json => {
-            let subscriber = subscriber.json().with_filter_reloading();
-            let handle = subscriber.reload_handle();
-            let set = Box::new(move |filter| handle.reload(filter).map_err(|error| error.to_string()));
-            (subscriber.try_init(), set)
-        }
-    };
-    set.map_err(|error| Failure::new("logs cannot be written", error.to_string()))?;
-    Ok(set_filter)
 }
 
 /// What is listened on, and its address: the socket that the init system passed goes before an address that was given.

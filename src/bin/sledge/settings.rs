@@ -13,6 +13,8 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::events::endpoint::Endpoint;
+#[cfg(feature = "traces")]
+use crate::events::endpoint::Url;
 use crate::policy::{Policy, TagPattern};
 use crate::values::{Rate, Size, Time};
 
@@ -74,6 +76,11 @@ pub(crate) struct Settings {
     /// Where metrics and health are asked for, such as 127.0.0.1:9100: /metrics, /livez and /readyz [default: nowhere]
     #[arg(long, value_name = "ADDR", env = "SLEDGE_METRICS_LISTEN")]
     pub(crate) metrics_listen: Option<String>,
+    /// Where traces of requests are sent, by OTLP over HTTP: a URL, most often of port 4318 and the path /v1/traces. OpenTelemetry's
+    /// variables for the service's name and for sampling hold too [default: nowhere]
+    #[cfg(feature = "traces")]
+    #[arg(long, value_name = "URL", env = "SLEDGE_TRACES")]
+    pub(crate) traces: Option<Url>,
     #[command(flatten)]
     pub(crate) tls: TlsSettings,
     #[command(flatten)]
@@ -129,6 +136,8 @@ impl Settings {
             log_format: self.log_format.or(others.log_format),
             log: self.log.or(others.log),
             metrics_listen: self.metrics_listen.or(others.metrics_listen),
+            #[cfg(feature = "traces")]
+            traces: self.traces.or(others.traces),
             tls: self.tls.or(others.tls),
             auth: self.auth.or(others.auth),
             access: if self.access.is_empty() { others.access } else { self.access },

@@ -110,7 +110,7 @@ impl FromStr for Url {
         let uri: Uri = text.parse().map_err(|error| says(&format!("{error}")))?;
         match uri.scheme_str() {
             Some("http" | "https") if uri.host().is_some_and(|host| !host.is_empty()) => Ok(Self(uri)),
-            _ => Err(says("events are sent by http or https")),
+            _ => Err(says("it begins with http:// or https://")),
         }
     }
 }
