@@ -313,6 +313,7 @@ mod tests {
                 metrics: Metrics::new(),
                 ids: Ids::new(),
                 spans: None,
+                audit: None,
                 options,
             });
             let (stream, other) = tokio::io::duplex(1 << 16);

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use tracing::Span;
 
 use super::admission::Gate;
+use super::audit::Audit;
 use super::bridge::Heavy;
 use super::connection::{Speaking, Stopping};
 use super::door::Door;
@@ -36,6 +37,7 @@ pub struct Server {
     tls: Option<Tls>,
     metrics: Metrics,
     spans: Option<Spans>,
+    audit: Option<Arc<dyn Audit>>,
 }
 
 impl std::fmt::Debug for Server {
@@ -49,7 +51,7 @@ impl Server {
     /// A server of this store, with which everyone who reaches it may do everything. Several can share one.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, options: ServerOptions) -> Self {
-        Self { store, access: None, options, tls: None, metrics: Metrics::new(), spans: None }
+        Self { store, access: None, options, tls: None, metrics: Metrics::new(), spans: None, audit: None }
     }
 
     /// Speaks TLS alone. By default there is none.
@@ -70,6 +72,13 @@ impl Server {
     #[must_use]
     pub fn access(mut self, access: Arc<CurrentAccess>) -> Self {
         self.access = Some(access);
+        self
+    }
+
+    /// Has books kept of who changes and pulls what. By default nobody does.
+    #[must_use]
+    pub fn audit(mut self, audit: Arc<dyn Audit>) -> Self {
+        self.audit = Some(audit);
         self
     }
 
@@ -104,6 +113,7 @@ impl Server {
                 metrics: self.metrics.clone(),
                 ids: Ids::new(),
                 spans: self.spans,
+                audit: self.audit,
                 options: self.options,
             }),
         });

@@ -7,6 +7,7 @@
 
 mod admission;
 mod arriving;
+mod audit;
 mod body;
 mod bridge;
 mod certificate;
@@ -29,6 +30,7 @@ mod stall;
 mod tls;
 mod token;
 
+pub use audit::Audit;
 pub use listen::Server;
 pub use metrics::{Metrics, Reading};
 pub use monitor::Monitor;

@@ -9,6 +9,7 @@ use http::header::{
 use http::request::Parts;
 use http::{Response, StatusCode, Version};
 
+use super::audit::PullTold;
 use super::body::{self, Body, Way};
 use super::bridge::blocking;
 use super::reply::{CONTENT_DIGEST, Reply, etag, has_already, only};
@@ -35,7 +36,7 @@ pub(super) async fn blob(
     repository: RepositoryName,
     digest: Digest,
     parts: &Parts,
-    is_encrypted: bool,
+    (is_encrypted, told): (bool, Option<PullTold>),
 ) -> Result<Response<Body>, Refusal> {
     let store = Arc::clone(store);
     let known = has_already(&parts.headers, &digest);
@@ -57,6 +58,9 @@ pub(super) async fn blob(
         } else {
             Opened::Large(blob.content)
         };
+        if let Some(told) = told.filter(|_| !known && range != ByteRange::Unsatisfiable) {
+            told.blob(&repository, &digest, total);
+        }
         Ok((opened, total, range))
     })
     .await?;
@@ -118,12 +122,24 @@ pub(super) async fn manifest(
     repository: RepositoryName,
     reference: Reference,
     parts: &Parts,
+    told: Option<PullTold>,
 ) -> Result<Response<Body>, Refusal> {
     let store = Arc::clone(store);
-    let manifest = blocking(move || store.manifest(&repository, &reference)).await?;
+    let (name, by) = (repository.clone(), reference.clone());
+    let manifest = blocking(move || store.manifest(&name, &by)).await?;
     if has_already(&parts.headers, manifest.digest()) {
         return Ok(not_modified(manifest.digest()));
     }
+    let manifest = match told {
+        None => manifest,
+        Some(told) => {
+            let tell = move || {
+                told.manifest(&repository, &manifest, &reference);
+                Ok(manifest)
+            };
+            blocking(tell).await?
+        }
+    };
     let bytes = Bytes::from_owner(Arc::clone(manifest.bytes()));
     Ok(named(StatusCode::OK, manifest.digest()).bytes(manifest.media_type(), bytes))
 }

@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::admission::{Admitted, Caller, Gate};
 use super::arriving::Arriving;
+use super::audit::{self, Audit, PullTold};
 use super::body::Body;
 use super::bridge::Heavy;
 use super::idle::InFlight;
@@ -26,7 +27,7 @@ use super::reply::{API_VERSION, Reply, only};
 use super::{discover, manage, pull, push, token};
 use crate::access::CurrentAccess;
 use crate::error::Error;
-use crate::store::Store;
+use crate::store::{Initiator, Store};
 use crate::wire::{ErrorAnswer, Refusal, Request, TokenRequest};
 
 /// How much of a path is logged, in characters.
@@ -48,6 +49,8 @@ pub(super) struct Service {
     pub(super) ids: Ids,
     /// None where requests are not traced.
     pub(super) spans: Option<Spans>,
+    /// None where nobody wants to know who did it.
+    pub(super) audit: Option<Arc<dyn Audit>>,
     pub(super) options: ServerOptions,
 }
 
@@ -71,6 +74,28 @@ struct Asked<'a> {
     endpoint: &'static str,
     /// Who makes it, as soon as that is known.
     user: Option<String>,
+}
+
+impl Asked<'_> {
+    fn initiator(&self) -> Initiator {
+        let id = String::from_utf8_lossy(self.id.as_bytes());
+        audit::initiator(self.parts, self.peer, &id, self.user.as_deref())
+    }
+}
+
+impl Service {
+    /// The store, for who asks: reads change nothing.
+    fn store_for(&self, asked: &Asked<'_>) -> Arc<dyn Store> {
+        match &self.audit {
+            Some(audit) if !asked.parts.method.is_safe() => audit.store(asked.initiator()),
+            _ => Arc::clone(&self.store),
+        }
+    }
+
+    fn pull_told(&self, asked: &Asked<'_>) -> Option<PullTold> {
+        let audit = self.audit.as_ref().filter(|audit| audit.wants_pulls())?;
+        Some(PullTold(Arc::clone(audit), asked.initiator()))
+    }
 }
 
 /// Answers one request, whatever it is.
@@ -216,7 +241,7 @@ async fn dispatch(
     asked: &mut Asked<'_>,
     body: &mut Arriving,
 ) -> Result<Response<Body>, Refusal> {
-    let Service { store, heavy, .. } = service;
+    let Service { heavy, .. } = service;
     let (parts, peer) = (asked.parts, asked.peer);
     service.limits.request(Client::from(peer.address.ip())).inspect_err(|_| {
         service.metrics.refused(Limit::Requests);
@@ -248,15 +273,16 @@ async fn dispatch(
         _ => None,
     };
     let sent = Sent { headers: &parts.headers, body };
+    let store = &service.store_for(asked);
     match request {
         Request::Version => Ok(discover::version()),
         Request::BlobGet { repository, digest } => {
-            pull::blob(store, repository, digest, parts, peer.encrypted).await
+            pull::blob(store, repository, digest, parts, (peer.encrypted, service.pull_told(asked))).await
         }
         Request::BlobHead { repository, digest } => pull::blob_head(store, repository, digest, parts).await,
         Request::BlobDelete { repository, digest } => manage::delete_blob(store, repository, digest).await,
         Request::ManifestGet { repository, reference } => {
-            pull::manifest(store, repository, reference, parts).await
+            pull::manifest(store, repository, reference, parts, service.pull_told(asked)).await
         }
         Request::ManifestHead { repository, reference } => {
             pull::manifest_head(store, repository, reference, parts).await

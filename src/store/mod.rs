@@ -34,11 +34,13 @@ use crate::error::Result;
 use crate::oci::{Descriptor, Digest, Manifest, MediaType, Reference, RepositoryName, Tag};
 
 mod forward;
+mod initiator;
 pub mod memory;
 mod options;
 pub mod sled;
 
 pub(crate) use forward::{forward_discover, forward_pull};
+pub use initiator::Initiator;
 pub(crate) use options::check_tag;
 pub use options::{Condition, MountSource, Pinned, PutManifest, References, UploadOptions};
 
@@ -384,6 +386,21 @@ pub struct Tagged {
     pub digest: Digest,
     /// When it was last set.
     pub updated_at: SystemTime,
+}
+
+/// What somebody was given.
+#[derive(Clone, Copy, Debug)]
+pub struct Pulled<'a> {
+    /// Where it is.
+    pub repository: &'a RepositoryName,
+    /// The blob or manifest.
+    pub digest: &'a Digest,
+    /// Its size in bytes, also where a part of it was given.
+    pub size: u64,
+    /// A manifest's media type; none for a blob.
+    pub media_type: Option<&'a MediaType>,
+    /// The tag by which a manifest was asked for.
+    pub tag: Option<&'a Tag>,
 }
 
 /// A part of a listing.

@@ -112,8 +112,8 @@ fn the_place_of_each_mistake_is_named() {
         ("[[events]]\nname = \"a\"\nurl = \"ftp://x/\"\n", &["line 3", "begins with http"]),
         ("[[events]]\nname = \"a\"\nurl = \"nowhere\"\n", &["line 3", "such as https://"]),
         (
-            "[[events]]\nname = \"a\"\nurl = \"http://x\"\nactions = [\"pull\"]\n",
-            &["line 4", "`push`", "`delete`"],
+            "[[events]]\nname = \"a\"\nurl = \"http://x\"\nactions = [\"fetch\"]\n",
+            &["line 4", "`push`", "`pull`"],
         ),
         (
             "\n[[events]]\nname = \"a\"\nurl = \"http://x\"\n[[events]]\nname = \"a\"\nurl = \"http://x\"\n",

@@ -168,7 +168,13 @@ fn a_webhook_is_told_what_happens_in_the_order_in_which_it_does() {
         serde_json::json!({ "mediaType": "application/octet-stream", "digest": blob, "size": 2, "length": 2, "repository": "a/b" })
     );
     assert_eq!(event["source"]["addr"], server.address.as_str());
-    assert!(event["timestamp"].as_str().unwrap().ends_with('Z') && event["request"].is_object());
+    assert!(event["timestamp"].as_str().unwrap().ends_with('Z'));
+    let request = &event["request"];
+    assert_eq!((request["method"].as_str(), request["host"].as_str()), (Some("POST"), Some("x")));
+    assert!(request["addr"].as_str().unwrap().starts_with("127.0.0.1:"), "{request}");
+    assert_eq!(request["id"].as_str().unwrap().len(), 32, "{request}");
+    // Nobody had to prove who he is.
+    assert_eq!(event["actor"], serde_json::json!({}));
     first.answer.send(200).unwrap();
     let mut told: Vec<String> = first.events.iter().map(in_short).collect();
     if first.events.len() == 1 {
@@ -267,6 +273,122 @@ fn a_webhook_is_told_only_of_what_it_wants() {
     assert_eq!(server.request("DELETE", "/v2/a/manifests/1", b"").status, 202);
     assert_eq!(all.take_until("1"), ["delete a 1"]);
     assert_eq!(deletes.take_until("1"), ["delete a 1"]);
+}
+
+/// `alice:secret`
+const ALICE: &str = "YWxpY2U6c2VjcmV0";
+
+#[test]
+fn a_webhook_is_told_who_did_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let webhook = Webhook::start();
+    let users = "alice:$2y$05$XoUu/fFVfgWMgpq4DfjYjOwqeUG5idTAJ7ynrquvBaPC7f6fzBkZW\n";
+    fs::write(folder.path().join("users"), users).unwrap();
+    let config = configure(
+        folder.path(),
+        &("[auth]\nhtpasswd = \"users\"\n".to_owned() + &endpoint("hook", &webhook.url)),
+    );
+    let server = start(&config);
+    let digest = Algorithm::Sha256.digest(b"1");
+    let push = format!("/v2/a/blobs/uploads/?digest={digest}");
+    assert_eq!(server.request_as(Some(ALICE), "POST", &push, b"1").status, 201);
+    let blob = format!("/v2/a/blobs/{digest}");
+    assert_eq!(server.request_as(Some(ALICE), "DELETE", &blob, b"").status, 202);
+    let mut told = Vec::new();
+    while told.len() < 2 {
+        let hook = webhook.next();
+        let who = |event: &Value| {
+            format!("{} by {} with {}", event["action"], event["actor"]["name"], event["request"]["method"])
+        };
+        told.extend(hook.events.iter().map(who));
+        assert!(!format!("{:?}", hook.events).contains("secret"));
+        hook.answer.send(200).unwrap();
+    }
+    assert_eq!(told, [r#""push" by "alice" with "POST""#, r#""delete" by "alice" with "DELETE""#]);
+}
+
+/// HEAD and what the client has already are no pulls, and who does not ask for pulls is told of none.
+#[test]
+fn pulls_are_told_to_who_asks_for_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let (pulls, changes) = (Webhook::start(), Webhook::start());
+    let endpoints =
+        endpoint("pulls", &pulls.url) + "actions = [\"pull\"]\n" + &endpoint("changes", &changes.url);
+    let server = start(&configure(folder.path(), &endpoints));
+    let image = push(&server, "a", "v1");
+    let blob = Algorithm::Sha256.digest(b"v1").to_string();
+    assert_eq!(server.request("HEAD", "/v2/a/manifests/v1", b"").status, 200);
+    assert_eq!(server.request("HEAD", &format!("/v2/a/blobs/{blob}"), b"").status, 200);
+    assert_eq!(server.request("GET", "/v2/a/manifests/none", b"").status, 404);
+    for (path, headers, status) in [
+        ("/v2/a/manifests/v1".to_owned(), format!("If-None-Match: \"{image}\""), 304),
+        (format!("/v2/a/blobs/{blob}"), format!("If-None-Match: \"{blob}\""), 304),
+        (format!("/v2/a/blobs/{blob}"), "Range: bytes=7-".to_owned(), 416),
+        (format!("/v2/a/blobs/{blob}"), "Range: bytes=1-".to_owned(), 206),
+        ("/v2/a/manifests/v1".to_owned(), "User-Agent: tester/1".to_owned(), 200),
+        (format!("/v2/a/manifests/{image}"), "X: y".to_owned(), 200),
+        (format!("/v2/a/blobs/{blob}"), "X: y".to_owned(), 200),
+    ] {
+        let mut stream = TcpStream::connect(&server.address).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n\r\n").unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        assert!(answer.starts_with(format!("HTTP/1.1 {status} ").as_bytes()), "{path} {headers}");
+    }
+    let mut events = Vec::new();
+    while events.len() < 4 {
+        let hook = pulls.next();
+        events.extend(hook.events.clone());
+        hook.answer.send(200).unwrap();
+    }
+    let (image, blob) = (&image[..20], &blob[..20]);
+    let expected = [
+        format!("pull a {blob}"),
+        format!("pull a v1 {image}"),
+        format!("pull a {image}"),
+        format!("pull a {blob}"),
+    ];
+    assert_eq!(events.iter().map(in_short).collect::<Vec<_>>(), expected);
+    assert_eq!(events[1]["request"]["useragent"], "tester/1");
+    assert_eq!(events[0]["target"]["size"], 2);
+    push(&server, "a", "end");
+    assert_eq!(changes.take_until("end").len(), 4);
+}
+
+/// What a client was given is told though the server is killed at once, and nobody pushes any more.
+#[test]
+fn a_pull_that_was_answered_is_told_after_a_kill() {
+    let folder = tempfile::tempdir().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let endpoint = endpoint("away", &format!("http://{address}/hook")) + "actions = [\"pull\"]\n";
+    let config = configure(folder.path(), &endpoint);
+    let server = start(&config);
+    push(&server, "a", "v1");
+    assert_eq!(server.request("GET", "/v2/a/manifests/v1", b"").status, 200);
+    server.kill();
+    let webhook = Webhook::on(TcpListener::bind(address).unwrap());
+    let server = start(&config);
+    assert_eq!(webhook.take_until("v1").len(), 1);
+    assert_eq!(server.request("GET", "/v2/a/manifests/v1", b"").status, 200);
+    assert_eq!(webhook.take_until("v1").len(), 1);
+}
+
+/// A server that was told to stop waited for a receiver as long as that might take.
+#[test]
+fn a_receiver_that_does_not_answer_keeps_no_server_from_stopping() {
+    let folder = tempfile::tempdir().unwrap();
+    let webhook = Webhook::start();
+    let config = configure(folder.path(), &(endpoint("hook", &webhook.url) + "timeout = \"1h\"\n"));
+    let server = start(&config);
+    push_blob(&server, "a", b"1");
+    let unanswered = webhook.next();
+    server.stop();
+    // The store was closed all the same, and has what was not taken.
+    let server = start(&config);
+    assert_eq!(webhook.next().ids(), unanswered.ids());
+    drop(server);
 }
 
 /// A server under load is killed again and again: each push that it acknowledged is told to the webhook, before the kill or after,

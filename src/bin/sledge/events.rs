@@ -3,17 +3,20 @@
 //! The store notes that an event was taken after the receiver has said so. So each receiver gets each event at least once; what it
 //! gets again has the same id.
 
+pub(crate) mod books;
 pub(crate) mod endpoint;
 pub(crate) mod envelope;
 
 use std::cmp;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use sledge::store::sled::{EventPage, Sled};
-use tokio::task::spawn_blocking;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
 use ureq::Agent;
 use uuid::Uuid;
 
@@ -25,6 +28,9 @@ const BATCH: usize = 64;
 
 /// A receiver that does not answer is asked again after this time, at the latest.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(5 * 60);
+
+/// How long a server that stops waits for receivers.
+const GOODBYE: Duration = Duration::from_secs(5);
 
 /// The header that says how many events before those of the request are missing.
 const MISSING: &str = "Sledge-Events-Missing";
@@ -68,10 +74,28 @@ impl Bell {
     }
 }
 
+/// What is counted, for metrics.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    /// Requests that receivers have taken.
+    pub(crate) taken: AtomicU64,
+    /// Requests that failed.
+    pub(crate) failed: AtomicU64,
+    /// Events that were let go before receivers had them, each counted for each.
+    pub(crate) missing: AtomicU64,
+    /// Pulls that have no event.
+    pub(crate) untold: AtomicU64,
+}
+
+/// The store, until it is to be closed. Nobody holds it while a receiver is waited for.
+type Place = Arc<Mutex<Option<Sled>>>;
+
 /// The threads that send.
 pub(crate) struct Senders {
     bell: Bell,
-    threads: Vec<JoinHandle<()>>,
+    store: Place,
+    /// Ends with the last thread.
+    ended: mpsc::Receiver<()>,
 }
 
 impl Senders {
@@ -80,41 +104,49 @@ impl Senders {
         store: &Sled,
         endpoints: &[Endpoint],
         source: &Source,
-        bell: Bell,
+        (bell, counts): (Bell, &Arc<Counts>),
     ) -> io::Result<Self> {
-        let mut threads = Vec::new();
+        let place = Arc::new(Mutex::new(Some(store.clone())));
+        let (running, ended) = mpsc::channel(1);
         if !endpoints.is_empty() {
             let names: Vec<&str> = endpoints.iter().map(|endpoint| endpoint.name.as_str()).collect();
             let positions = store.event_receivers(&names).map_err(io::Error::other)?;
             for (endpoint, position) in endpoints.iter().zip(positions) {
                 let mut sender = Sender {
-                    store: store.clone(),
+                    store: Arc::clone(&place),
+                    counts: Arc::clone(counts),
                     agent: endpoint.agent().map_err(io::Error::other)?,
                     endpoint: endpoint.clone(),
                     source: source.clone(),
                     position,
                     missing: 0,
                 };
-                let bell = bell.clone();
+                let (bell, running) = (bell.clone(), running.clone());
                 let thread = thread::Builder::new().name("sledge-events".to_owned());
-                threads.push(thread.spawn(move || sender.run(&bell))?);
+                thread.spawn(move || {
+                    sender.run(&bell);
+                    drop(running);
+                })?;
             }
         }
-        Ok(Self { bell, threads })
+        Ok(Self { bell, store: place, ended })
     }
 
-    /// Waits for requests under way, each for no longer than its time. What was not taken stays in the store.
-    pub(crate) async fn stop(self) {
+    /// Waits for requests under way, for some seconds. What was not taken stays in the store.
+    pub(crate) async fn stop(mut self) {
         self.bell.stop();
-        for thread in self.threads {
-            // A panic in there has been printed.
-            let _ = spawn_blocking(move || thread.join()).await;
+        if timeout(GOODBYE, self.ended.recv()).await.is_err() {
+            tracing::warn!(
+                "a receiver of events is not waited for: it will be sent again what it was being sent"
+            );
         }
+        drop(self.store.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 }
 
 struct Sender {
-    store: Sled,
+    store: Place,
+    counts: Arc<Counts>,
     agent: Agent,
     endpoint: Endpoint,
     source: Source,
@@ -127,6 +159,7 @@ struct Sender {
 impl Sender {
     fn run(&mut self, bell: &Bell) {
         let mut failures = 0;
+        let mut failing_since = None;
         loop {
             let Rung { times, stopping } = *bell.state();
             if stopping {
@@ -134,6 +167,14 @@ impl Sender {
             }
             let goes_on = match self.send() {
                 Ok(true) => {
+                    if let Some(since) = failing_since.take() {
+                        tracing::info!(
+                            receiver = %self.endpoint.name,
+                            failures,
+                            seconds = Instant::elapsed(&since).as_secs(),
+                            "events are sent again"
+                        );
+                    }
                     failures = 0;
                     true
                 }
@@ -141,6 +182,8 @@ impl Sender {
                 Err(error) => {
                     let pause = backoff(self.endpoint.backoff(), failures);
                     failures = failures.saturating_add(1);
+                    failing_since.get_or_insert_with(Instant::now);
+                    self.counts.failed.fetch_add(1, Ordering::Relaxed);
                     tracing::warn!(
                         receiver = %self.endpoint.name,
                         error,
@@ -159,7 +202,9 @@ impl Sender {
 
     /// Sends what comes next; whether there was anything. An error is for people, and says no secret.
     fn send(&mut self) -> Result<bool, String> {
-        let page = self.store.events(self.position, BATCH).map_err(|error| error.to_string())?;
+        let Some(store) = self.store() else { return Ok(false) };
+        let page = store.events(self.position, BATCH).map_err(|error| error.to_string())?;
+        drop(store);
         let EventPage { mut events, up_to, missing, .. } = page;
         if up_to == self.position {
             return Ok(false);
@@ -168,8 +213,10 @@ impl Sender {
         let missing = self.missing + missing;
         if !events.is_empty() {
             self.endpoint.post(&self.agent, &envelope(&events, &self.source), missing)?;
+            self.counts.taken.fetch_add(1, Ordering::Relaxed);
         }
         if missing > self.missing {
+            self.counts.missing.fetch_add(missing - self.missing, Ordering::Relaxed);
             tracing::warn!(
                 receiver = %self.endpoint.name,
                 missing = missing - self.missing,
@@ -179,10 +226,15 @@ impl Sender {
         self.missing = if events.is_empty() { missing } else { 0 };
         // From here on they are not sent again in this life, though it may not be written down.
         self.position = up_to;
-        let noted = self.store.events_taken(self.endpoint.name.as_str(), up_to);
+        let Some(store) = self.store() else { return Ok(false) };
+        let noted = store.events_taken(self.endpoint.name.as_str(), up_to);
         noted.map_err(|error| format!("they were taken, which could not be written down: {error}"))?;
         tracing::debug!(receiver = %self.endpoint.name, events = events.len(), up_to, "events were taken");
         Ok(true)
+    }
+
+    fn store(&self) -> Option<Sled> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

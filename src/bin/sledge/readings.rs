@@ -1,11 +1,15 @@
 //! What metrics tell of the store.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use sledge::server::Reading;
 use sledge::store::sled::Sled;
 
+use crate::events::Counts;
+
 /// The store's numbers, which it counts as they change.
 #[expect(clippy::cast_precision_loss, reason = "metrics are floating-point numbers; no store has 2^53 bytes")]
-pub(crate) fn of(store: &Sled) -> Vec<Reading> {
+pub(crate) fn of(store: &Sled, events: Option<&Counts>) -> Vec<Reading> {
     let usage = match store.usage() {
         Ok(usage) => usage,
         Err(error) => {
@@ -30,6 +34,24 @@ pub(crate) fn of(store: &Sled) -> Vec<Reading> {
             budget as f64,
         ));
         readings.push(Reading::gauge("store_free_bytes", "Bytes that may still be pushed", free as f64));
+    }
+    if let Some(counts) = events {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed) as f64;
+        readings.extend([
+            Reading::gauge(
+                "events_waiting",
+                "Events that a receiver has not taken",
+                store.events_waiting() as f64,
+            ),
+            Reading::counter("events_sent", "Requests that receivers took", count(&counts.taken)),
+            Reading::counter("events_failed", "Requests to receivers that failed", count(&counts.failed)),
+            Reading::counter(
+                "events_missing",
+                "Events let go before receivers had them",
+                count(&counts.missing),
+            ),
+            Reading::counter("events_pulls_untold", "Pulls without an event", count(&counts.untold)),
+        ]);
     }
     readings
 }

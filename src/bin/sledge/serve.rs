@@ -11,7 +11,6 @@ use std::time::Duration;
 use clap::Args;
 use sledge::filter::{ImmutableTags, ReadOnly};
 use sledge::server::{Metrics, Monitor, Server};
-use sledge::store::Store;
 use sledge::store::sled::{Events, Options, Sled, VerifyOptions, WhenFull};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
@@ -19,8 +18,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::{Configuration, Source};
 use crate::control::Control;
+use crate::events::books::{Books, Front};
+use crate::events::endpoint::Endpoint;
 use crate::events::envelope::Source as Sender;
-use crate::events::{Bell, Senders};
+use crate::events::{Bell, Counts, Senders};
 use crate::init;
 use crate::live::Live;
 use crate::logs::{Logs, Traces};
@@ -86,7 +87,8 @@ async fn serve(settings: &Settings, live: Live, traces: &Traces, printer: Printe
             "this is a snapshot: from the first push, deletion or collection on it is none any more; --read-only leaves it one"
         );
     }
-    let sending = Senders::start(&store, &settings.events, &Sender::new(address), bell)
+    let counts = Arc::new(Counts::default());
+    let sending = Senders::start(&store, &settings.events, &Sender::new(address), (bell, &counts))
         .map_err(|error| Failure::new("events cannot be sent", error))?;
     let standing = Standing { policy: settings.retention.clone(), read_only: settings.is_read_only() };
     let control = Control::listen(&data, store.clone(), standing.clone())
@@ -113,12 +115,20 @@ async fn serve(settings: &Settings, live: Live, traces: &Traces, printer: Printe
     let interval = settings.verify_interval.map_or(VERIFY_INTERVAL, |Time(interval)| interval);
     let verifying = Recurring::verifying(store.clone(), options, interval);
     let metrics = Metrics::new();
-    let front = front(settings, store.clone());
+    let front = front(settings);
+    let books = Books {
+        store: store.clone(),
+        front: Arc::clone(&front),
+        pulls: settings.events.iter().any(Endpoint::wants_pulls),
+        counts: Arc::clone(&counts),
+    };
+    let front = front(store.clone());
     if let Some(address) = monitored.as_ref().and_then(|listener| listener.local_addr().ok()) {
         printer.note(format_args!("metrics and health on http://{address}"));
     }
     let monitor = monitored.map(|listener| {
-        metrics.readings(move || readings::of(&store));
+        let counts = (!settings.events.is_empty()).then_some(counts);
+        metrics.readings(move || readings::of(&store, counts.as_deref()));
         let monitor = Monitor::new(metrics.clone(), Arc::clone(&front));
         // To the end: whoever looks is to see it stop.
         tokio::spawn(async move { monitor.serve(listener, std::future::pending()).await })
@@ -129,6 +139,9 @@ async fn serve(settings: &Settings, live: Live, traces: &Traces, printer: Printe
     }
     if let Some(access) = live.access() {
         server = server.access(access);
+    }
+    if !settings.events.is_empty() {
+        server = server.audit(Arc::new(books));
     }
     let server = traces.of(server);
     let watching = live.watch(hangup);
@@ -195,14 +208,14 @@ fn open_store(settings: &Settings, data: &Path, bell: &Bell) -> Result<Sled, Fai
     })
 }
 
-/// The store as clients may use it.
-fn front(settings: &Settings, store: Sled) -> Arc<dyn Store> {
+/// What clients may use of a store.
+fn front(settings: &Settings) -> Front {
     if settings.is_read_only() {
-        return Arc::new(ReadOnly::new(store));
+        return Arc::new(|store| Arc::new(ReadOnly::new(store)));
     }
     match policy::pinned(&settings.retention.immutable_tags) {
-        pinned if pinned.is_none() => Arc::new(store),
-        pinned => Arc::new(ImmutableTags::new(store, pinned)),
+        pinned if pinned.is_none() => Arc::new(|store| Arc::new(store)),
+        pinned => Arc::new(move |store| Arc::new(ImmutableTags::new(store, pinned.clone()))),
     }
 }
 

@@ -1,5 +1,7 @@
 //! What the writer's work is done on: it decides by what the index says, and changes it within the bounds of D4.
 
+use std::sync::Arc;
+
 use uuid::Uuid;
 
 use super::index::{Changes, Index, MARK_SIZE};
@@ -8,6 +10,7 @@ use super::leftovers::Retired;
 use super::outbox::{Outbox, Told};
 use super::schema::{Uptime, damaged};
 use crate::error::{Error, Result};
+use crate::store::Initiator;
 
 /// The most bytes of keys and values that enter the index between two data syncs (D4).
 pub(super) const WINDOW: usize = 64 << 10;
@@ -40,6 +43,8 @@ pub(super) struct Desk<'a> {
     /// How many entries were removed since the index was last rewritten, or that was last tried.
     removed: &'a mut u64,
     outbox: &'a Outbox,
+    /// On whose behalf the work is done that is being done.
+    by: Option<Arc<Initiator>>,
     /// The first failure of the index itself. What comes after it is refused: the index must be opened again (D8).
     failure: Option<Error>,
 }
@@ -54,7 +59,7 @@ impl<'a> Desk<'a> {
         removed: &'a mut u64,
         outbox: &'a Outbox,
     ) -> Self {
-        Self { index, now, reopened, entered, retired, copying, removed, outbox, failure: None }
+        Self { index, now, reopened, entered, retired, copying, removed, outbox, by: None, failure: None }
     }
 
     pub(super) const fn index(&self) -> &Index {
@@ -76,9 +81,14 @@ impl<'a> Desk<'a> {
         ))
     }
 
+    /// From here on what is done is done on somebody's behalf.
+    pub(super) fn works_for(&mut self, by: Option<Arc<Initiator>>) {
+        self.by = by;
+    }
+
     /// Adds to `changes` that receivers are to be told of them, where events are on: told is what is made, and nothing else.
     pub(super) fn tell(&self, changes: &mut Changes, told: &Told<'_>) -> Result<()> {
-        self.outbox.tell(changes, told)
+        self.outbox.tell(changes, told, self.by.as_deref())
     }
 
     /// Makes changes, all or none, syncing first what was made before if both together would not fit one window.

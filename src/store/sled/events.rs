@@ -7,11 +7,14 @@ use std::time::SystemTime;
 use uuid::Uuid;
 
 use super::desk::{Desk, Steps};
-use super::outbox::{self, Outbox};
+use super::index::Changes;
+use super::outbox::{self, Outbox, Told};
 use super::schema::{self, EventKind, RECEIVERS_KEY, Tree, damaged};
 use super::store::{REMOVE, Sled};
+use super::writer::Terms;
 use crate::error::{Error, Result};
 use crate::oci::{Digest, MediaType, RepositoryName, Tag};
+use crate::store::{Initiator, Pulled};
 
 /// How events are written ([`Options::events`](super::Options::events)).
 #[derive(Clone, Debug)]
@@ -35,7 +38,7 @@ impl Events {
 
     /// The most events that are kept for who has not taken them, at least 1: each new one beyond lets the oldest go, so that
     /// nobody who pushes waits for who listens. With a budget also no more than one for each 64 KiB of it. An event takes some
-    /// 300 bytes of the index, 2 KiB at most. Default: 100,000.
+    /// 400 bytes of the index, 4 KiB at most. Default: 100,000.
     pub fn most(mut self, events: u64) -> Self {
         self.most = events.max(1);
         self
@@ -90,6 +93,8 @@ pub struct Event {
     pub tags: Vec<Tag>,
     /// The repository that a blob was mounted from.
     pub from: Option<RepositoryName>,
+    /// Who asked for it ([`Sled::initiated_by`]); none where the store did it by itself.
+    pub by: Option<Initiator>,
 }
 
 /// Events that follow others.
@@ -138,6 +143,43 @@ impl Sled {
             page.missing = (page.up_to - after).saturating_sub(page.events.len() as u64);
             Ok(page)
         })
+    }
+
+    /// The same store, whose changes are made on somebody's behalf: events tell of it. It costs nothing where there are none.
+    #[must_use]
+    pub fn initiated_by(&self, initiator: Initiator) -> Self {
+        Self(Arc::clone(&self.0), Some(Arc::new(initiator)))
+    }
+
+    /// Has receivers told that something was pulled; by itself a store tells of changes alone. Whether it was told: where events are off,
+    /// or half of those that are kept already wait, it is not, so that pulls push out no event of a change.
+    ///
+    /// # Errors
+    /// What writing fails with: whoever pulled need not care.
+    ///
+    /// # Durability
+    /// When it returns, the event survives the process; within a second it is durable, and only then receivers see it.
+    pub fn pulled(&self, pulled: &Pulled<'_>) -> Result<bool> {
+        if !self.0.core.outbox.has_room_for_pulls() {
+            return Ok(false);
+        }
+        let (digest, size) = (*pulled.digest, pulled.size);
+        let (repository, media_type) = (pulled.repository.clone(), pulled.media_type.cloned());
+        let tag = pulled.tag.cloned();
+        self.write(Terms { adds: true, ..Terms::default() }, move |desk| {
+            let kind = if media_type.is_some() { EventKind::ManifestPulled } else { EventKind::BlobPulled };
+            let media_type = media_type.as_ref().map(MediaType::as_str);
+            let told = Told::of(kind, &repository, &digest, size);
+            let mut changes = Changes::new();
+            desk.tell(&mut changes, &Told { media_type, tags: tag.as_slice(), ..told })?;
+            desk.apply(&changes).map(|()| true)
+        })
+    }
+
+    /// How many events are kept: what the slowest receiver has not taken, and what is being forgotten.
+    #[must_use]
+    pub fn events_waiting(&self) -> u64 {
+        self.0.core.outbox.waiting()
     }
 
     /// Says who is to be told of events, at most 16 by names of at most 128 bytes, and returns up to which number each has them. Who is
@@ -228,5 +270,6 @@ pub(super) fn read(key: &[u8], record: &schema::Event) -> Result<Event> {
         media_type: media_type.map_err(|_| unreadable("media type"))?,
         tags: tags.collect::<Result<_>>()?,
         from: record.from.as_ref().map(name).transpose()?,
+        by: record.by.clone(),
     })
 }

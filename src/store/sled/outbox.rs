@@ -13,6 +13,7 @@ use super::options::Options;
 use super::schema::{self, Event, EventKind, RECEIVERS_KEY, Receivers, TAGS_PER_EVENT, Timestamp, Tree};
 use crate::error::Result;
 use crate::oci::{Digest, RepositoryName, Tag};
+use crate::store::Initiator;
 
 /// Of a budget, the events may take a 64th, each with its page's share counted as so many bytes.
 const EACH: u64 = 1 << 10;
@@ -87,8 +88,23 @@ impl Outbox {
         self.durable.load(Ordering::Acquire)
     }
 
+    /// Whether there are events that are not durable yet.
+    pub(super) fn waits_for_sync(&self) -> bool {
+        self.next.load(Ordering::Relaxed) - 1 > self.durable()
+    }
+
+    /// How many events are there.
+    pub(super) fn waiting(&self) -> u64 {
+        self.next.load(Ordering::Relaxed).saturating_sub(self.first())
+    }
+
+    /// Whether there is room for what is no change of the store: that leaves the other half to changes.
+    pub(super) fn has_room_for_pulls(&self) -> bool {
+        self.most.is_some_and(|most| self.waiting() < most / 2)
+    }
+
     /// Adds to `changes` what is told of them: one event, or as many as its tags need.
-    pub(super) fn tell(&self, changes: &mut Changes, told: &Told<'_>) -> Result<()> {
+    pub(super) fn tell(&self, changes: &mut Changes, told: &Told<'_>, by: Option<&Initiator>) -> Result<()> {
         if self.most.is_none() {
             return Ok(());
         }
@@ -105,6 +121,7 @@ impl Outbox {
                 media_type: told.media_type.map(str::to_owned),
                 tags: some.iter().map(ToString::to_string).collect(),
                 from: told.from.map(ToString::to_string),
+                by: by.cloned(),
             })?;
             match tags.next() {
                 Some(more) => some = more,

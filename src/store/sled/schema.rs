@@ -14,7 +14,7 @@
 //! leftovers-1     content id                      -> Leftover      prepared and not published, or retired and not yet gone
 //! candidates-1    kind, since, repository 00 digest -> ()          a link or manifest that nothing keeps, since that uptime
 //! used-1          when, repository 00 digest      -> ()            a manifest was pushed or pulled then, about
-//! events-1        number (u64, BE)                -> Event         a change that receivers are to be told of
+//! events-2        number (u64, BE)                -> Event         a change that receivers are to be told of
 //! repositories-1  repository                      -> Repository    exists while a counter is above zero
 //! meta-1          name                            -> Uptime, Totals, Verifying, Cut, Receivers
 //! (sled's own)    synced                          -> number        what stands before it in the log was synced (D10)
@@ -36,6 +36,7 @@ use uuid::Uuid;
 
 use crate::error::{Error, Result};
 use crate::oci::{Algorithm, Digest};
+use crate::store::Initiator;
 
 pub(super) use keys::*;
 use keys::{push_digest, take_digest};
@@ -102,7 +103,7 @@ impl Tree {
             Self::Leftovers => "leftovers-1",
             Self::Candidates => "candidates-1",
             Self::Used => "used-1",
-            Self::Events => "events-1",
+            Self::Events => "events-2",
             Self::Repositories => "repositories-1",
             Self::Meta => "meta-1",
         }
@@ -279,6 +280,10 @@ pub enum EventKind {
     BlobMounted,
     /// A blob was deleted from the repository.
     BlobDeleted,
+    /// A manifest was pulled ([`Sled::pulled`](super::Sled::pulled)).
+    ManifestPulled,
+    /// A blob was pulled, or a part of it.
+    BlobPulled,
 }
 
 /// A change that receivers are to be told of, written in the transaction that makes it.
@@ -297,6 +302,8 @@ pub(super) struct Event {
     pub(super) tags: Vec<String>,
     /// Where a mounted blob was.
     pub(super) from: Option<String>,
+    /// Who asked for it; none where the store did it by itself.
+    pub(super) by: Option<Initiator>,
 }
 
 /// The most tags that one event names, so that its record stays far below [`MAX_VALUE`].
@@ -461,6 +468,13 @@ mod tests {
         assert!(decode::<Link>(&value).is_err());
     }
 
+    /// Longer than what is kept of it.
+    fn longest_initiator() -> Initiator {
+        let word = &"w".repeat(300);
+        let by = Initiator::new().with_user(word).with_request_id(word).with_client(word);
+        by.with_host(word).with_method(word).with_user_agent(word)
+    }
+
     #[test]
     fn the_longest_record_stays_far_below_the_limit() {
         let state = vec![255; 256];
@@ -485,7 +499,8 @@ mod tests {
             media_type: Some("m".repeat(255)),
             tags: vec!["t".repeat(128); TAGS_PER_EVENT],
             from: Some("f".repeat(255)),
+            by: Some(longest_initiator()),
         };
-        assert!(encode(&event).unwrap().len() < 2048);
+        assert!(encode(&event).unwrap().len() < 3600);
     }
 }

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::clock::Clock;
 use super::content;
+use super::desk::Desk;
 use super::discover;
 use super::evict;
 use super::folder::{self, Folder};
@@ -30,15 +31,15 @@ use super::{staged, uploads, waiting};
 use crate::error::{Error, Result};
 use crate::oci::{Descriptor, Digest, Manifest, MediaType, Reference, RepositoryName, Tag};
 use crate::store::{
-    Blob, BlobStat, Condition, Discover, Manage, MountSource, Page, Pinned, Pull, Push, PutManifest, Tagged,
-    Upload, UploadOptions, UploadStatus,
+    Blob, BlobStat, Condition, Discover, Initiator, Manage, MountSource, Page, Pinned, Pull, Push,
+    PutManifest, Tagged, Upload, UploadOptions, UploadStatus,
 };
 
 /// The durable store, in a folder of its own. Clones share it; it is closed when the last of them and of its uploads is dropped.
 ///
 /// Writes of all threads go through one writer, which answers a group of them after one sync. Reads go side by side.
 #[derive(Clone)]
-pub struct Sled(pub(super) Arc<Shared>);
+pub struct Sled(pub(super) Arc<Shared>, pub(super) Option<Arc<Initiator>>);
 
 /// What the handles and the uploads share. The writer is dropped first: it finishes what waits.
 pub(super) struct Shared {
@@ -163,12 +164,17 @@ impl Sled {
         });
         let writer = Writer::start(Arc::clone(&core))?;
         core.folder.keep_room();
-        Ok(Self(Arc::new(Shared {
-            writer,
-            sessions: Sessions::new(silence),
-            evicting: Mutex::default(),
-            core,
-        })))
+        let shared = Shared { writer, sessions: Sessions::new(silence), evicting: Mutex::default(), core };
+        Ok(Self(Arc::new(shared), None))
+    }
+
+    /// Has work done by the writer, on behalf of whom this value acts for.
+    pub(super) fn write<T, W>(&self, terms: Terms, work: W) -> Result<T>
+    where
+        T: Send + 'static,
+        W: FnOnce(&mut Desk<'_>) -> Result<T> + Send + 'static,
+    {
+        self.0.writer.run_by(self.1.clone(), terms, work)
     }
 
     /// Somebody is told that something is there and need not be pushed. Where nothing keeps it yet, it must stay long enough for
@@ -296,7 +302,7 @@ impl Push for Sled {
         waiting::telling(core, evict::make_room(&self.0, manifest.bytes().len() as u64))?;
         quarantine::notice_manifest(&self.0, repository, manifest)?;
         let Some(id) = put.file() else {
-            return self.0.writer.run(ADD, |desk| put.publish(desk)).map(|_| ());
+            return self.write(ADD, |desk| put.publish(desk)).map(|_| ());
         };
         // The record that the file is to be removed comes before the file, and goes when the manifest is published.
         let leftover = put.leftover();
@@ -304,7 +310,7 @@ impl Push for Sled {
         let reserve = Terms { adds: true, ..Terms::default() };
         self.0.writer.run(reserve, move |desk| leftovers::reserve(desk, &reserved))?;
         let published = match put.write_file(core, id) {
-            Ok(()) => self.0.writer.run(Terms { new_file: true, ..ADD }, |desk| put.publish(desk)),
+            Ok(()) => self.write(Terms { new_file: true, ..ADD }, |desk| put.publish(desk)),
             Err(error) => Err(error),
         };
         if !matches!(published, Ok(true)) {
@@ -324,13 +330,13 @@ impl Push for Sled {
         self.0.core.folder.changes()?;
         let (repository, digest, tag, condition) = (repository.clone(), *digest, tag.clone(), *condition);
         let tagged =
-            self.0.writer.run(ADD, move |desk| manifests::tag(desk, &repository, &digest, &tag, &condition));
+            self.write(ADD, move |desk| manifests::tag(desk, &repository, &digest, &tag, &condition));
         waiting::telling(&self.0.core, tagged)
     }
 
     fn start_upload(&self, repository: &RepositoryName, options: &UploadOptions) -> Result<Box<dyn Upload>> {
         self.0.core.folder.changes()?;
-        uploads::start(&self.0, repository, options)
+        uploads::start(&self.0, self.1.clone(), repository, options)
     }
 
     fn resume_upload(
@@ -339,7 +345,7 @@ impl Push for Sled {
         id: Uuid,
         options: &UploadOptions,
     ) -> Result<Box<dyn Upload>> {
-        uploads::resume(&self.0, repository, id, options)
+        uploads::resume(&self.0, self.1.clone(), repository, id, options)
     }
 
     fn upload_status(&self, repository: &RepositoryName, id: Uuid) -> Result<UploadStatus> {
@@ -361,7 +367,7 @@ impl Push for Sled {
         let unknown = Error::BlobUnknown { repository: repository.clone(), digest: *digest };
         let source = source.ok_or(unknown)?;
         let (repository, digest) = (repository.clone(), *digest);
-        let mounted = self.0.writer.run(ADD, move |desk| layers::mount(desk, &repository, &digest, &source));
+        let mounted = self.write(ADD, move |desk| layers::mount(desk, &repository, &digest, &source));
         waiting::telling(&self.0.core, mounted)
     }
 }
@@ -400,18 +406,18 @@ impl Manage for Sled {
     fn delete_manifest(&self, repository: &RepositoryName, digest: &Digest, pinned: &Pinned) -> Result<()> {
         self.0.core.folder.changes()?;
         let (repository, digest, pinned) = (repository.clone(), *digest, pinned.clone());
-        self.0.writer.run(REMOVE, move |desk| manifests::delete(desk, &repository, &digest, &pinned))
+        self.write(REMOVE, move |desk| manifests::delete(desk, &repository, &digest, &pinned))
     }
 
     fn delete_tag(&self, repository: &RepositoryName, tag: &Tag) -> Result<()> {
         self.0.core.folder.changes()?;
         let (repository, tag) = (repository.clone(), tag.clone());
-        self.0.writer.run(REMOVE, move |desk| manifests::delete_tag(desk, &repository, &tag))
+        self.write(REMOVE, move |desk| manifests::delete_tag(desk, &repository, &tag))
     }
 
     fn delete_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<()> {
         self.0.core.folder.changes()?;
         let (repository, digest) = (repository.clone(), *digest);
-        self.0.writer.run(REMOVE, move |desk| layers::delete(desk, &repository, &digest))
+        self.write(REMOVE, move |desk| layers::delete(desk, &repository, &digest))
     }
 }

@@ -18,17 +18,18 @@ use super::store::Shared;
 use super::waiting;
 use crate::error::{Error, Result};
 use crate::oci::{Algorithm, Digest, DigestMismatch, RepositoryName};
-use crate::store::{BlobStat, Upload, UploadOptions, UploadStatus};
+use crate::store::{BlobStat, Initiator, Upload, UploadOptions, UploadStatus};
 
 pub(super) fn start(
     shared: &Arc<Shared>,
+    by: Option<Arc<Initiator>>,
     repository: &RepositoryName,
     options: &UploadOptions,
 ) -> Result<Box<dyn Upload>> {
     let promise = promise(shared, options.coming.or(options.size))?;
     let state = State::new(options.algorithm.unwrap_or(Algorithm::Sha256));
     let (session, claim) = shared.sessions.start(repository, state);
-    Ok(Writing::boxed(shared, session, claim, promise))
+    Ok(Box::new(Writing::new(shared, by, session, claim, promise)))
 }
 
 /// Admits who says how much will come, or refuses it before the first byte, and sets a first part of the room aside; who does not
@@ -53,6 +54,7 @@ fn promise(shared: &Shared, coming: Option<u64>) -> Result<Option<Promise>> {
 
 pub(super) fn resume(
     shared: &Arc<Shared>,
+    by: Option<Arc<Initiator>>,
     repository: &RepositoryName,
     id: Uuid,
     options: &UploadOptions,
@@ -61,7 +63,7 @@ pub(super) fn resume(
     let (session, claim) = shared.sessions.resume(repository, id, load, |state| state.adopt(options))?;
     let offset = session.status().map_or(0, |status| status.offset);
     let coming = options.coming.or_else(|| options.size.map(|size| size.saturating_sub(offset)));
-    let mut upload = Writing::new(shared, session, claim, None);
+    let mut upload = Writing::new(shared, by, session, claim, None);
     if let Some(bytes) = coming {
         // Refused, it is suspended again.
         upload.promise = promise(shared, Some(bytes))?;
@@ -132,6 +134,8 @@ fn discard_silent(shared: &Shared, repository: &RepositoryName, id: Uuid, silenc
 /// A session in the hands of its writer.
 struct Writing {
     shared: Arc<Shared>,
+    /// Who commits it, if it is committed.
+    by: Option<Arc<Initiator>>,
     session: Arc<Session>,
     claim: u64,
     started_at: SystemTime,
@@ -142,19 +146,17 @@ struct Writing {
 }
 
 impl Writing {
-    fn boxed(
+    fn new(
         shared: &Arc<Shared>,
+        by: Option<Arc<Initiator>>,
         session: Arc<Session>,
         claim: u64,
         promise: Option<Promise>,
-    ) -> Box<dyn Upload> {
-        Box::new(Self::new(shared, session, claim, promise))
-    }
-
-    fn new(shared: &Arc<Shared>, session: Arc<Session>, claim: u64, promise: Option<Promise>) -> Self {
+    ) -> Self {
         let status = session.status();
         Self {
             shared: Arc::clone(shared),
+            by,
             claim,
             started_at: status.map_or(SystemTime::UNIX_EPOCH, |status| status.started_at),
             offset: status.map_or(0, |status| status.offset),
@@ -221,10 +223,11 @@ impl Writing {
         self.offset = state.status().offset;
         let (finished, terms) = finished?;
         let content = finished.content;
-        let outcome = match self.shared.writer.run(terms, move |desk| finished.publish(desk)) {
-            Err(error) if in_doubt(&error) => self.look_whether_committed(digest, &content, error),
-            outcome => outcome.map_err(Failure::Stands),
-        };
+        let outcome =
+            match self.shared.writer.run_by(self.by.clone(), terms, move |desk| finished.publish(desk)) {
+                Err(error) if in_doubt(&error) => self.look_whether_committed(digest, &content, error),
+                outcome => outcome.map_err(Failure::Stands),
+            };
         match outcome {
             Err(Failure::Stands(error)) => return Err(error),
             Ok(_) | Err(Failure::Lost(_)) => {

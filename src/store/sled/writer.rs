@@ -19,6 +19,7 @@ use super::progress::{Progress, Watch};
 use super::schema::UPTIME_KEY;
 use super::store::Core;
 use crate::error::{Error, Result};
+use crate::store::Initiator;
 
 /// The most pieces of work that one sync answers. Far more than can wait with blocking callers; a bound all the same.
 const GROUP: usize = 1024;
@@ -38,6 +39,9 @@ const REMOVED_AT_LEAST: u64 = 4096;
 
 /// How long an index that could not be opened again is left alone where nobody writes.
 const TRY_AGAIN: Duration = Duration::from_millis(500);
+
+/// Events that nobody who writes waits for are made durable after so long.
+const TELL_WITHIN: Duration = Duration::from_millis(500);
 
 /// What must be true before a piece of work is answered, and done.
 #[derive(Clone, Copy, Debug, Default)]
@@ -76,7 +80,7 @@ impl Writer {
         W: FnOnce(&mut Desk<'_>) -> Result<()> + Send + 'static,
     {
         let (answer, _) = channel::bounded(1);
-        let job = Box::new(Typed { terms, work: Some(work), result: None, answer });
+        let job = Box::new(Typed { by: None, terms, work: Some(work), result: None, answer });
         if let Some(jobs) = &self.jobs {
             // As the words above say.
             let _ = jobs.try_send(job);
@@ -89,9 +93,18 @@ impl Writer {
         T: Send + 'static,
         W: FnOnce(&mut Desk<'_>) -> Result<T> + Send + 'static,
     {
+        self.run_by(None, terms, work)
+    }
+
+    /// The same on behalf of somebody, of whom events tell.
+    pub(super) fn run_by<T, W>(&self, by: Option<Arc<Initiator>>, terms: Terms, work: W) -> Result<T>
+    where
+        T: Send + 'static,
+        W: FnOnce(&mut Desk<'_>) -> Result<T> + Send + 'static,
+    {
         let stopped = || Error::Unavailable("it has stopped".to_owned());
         let (answer, answered) = channel::bounded(1);
-        let job = Box::new(Typed { terms, work: Some(work), result: None, answer });
+        let job = Box::new(Typed { by, terms, work: Some(work), result: None, answer });
         self.jobs.as_ref().ok_or_else(stopped)?.send(job).map_err(|_| stopped())?;
         answered.recv().map_err(|_| stopped())?
     }
@@ -116,6 +129,7 @@ trait Job: Send {
 }
 
 struct Typed<T, W> {
+    by: Option<Arc<Initiator>>,
     terms: Terms,
     work: Option<W>,
     result: Option<Result<T>>,
@@ -129,6 +143,7 @@ impl<T: Send, W: FnOnce(&mut Desk<'_>) -> Result<T> + Send> Job for Typed<T, W> 
 
     fn work(&mut self, desk: &mut Desk<'_>) {
         if let Some(work) = self.work.take() {
+            desk.works_for(self.by.take());
             self.result = Some(work(desk));
         }
     }
@@ -356,7 +371,13 @@ impl Thread {
                 state.due = None;
                 self.sync()
             }
-            Durability::Strict => core.read(Index::flush),
+            Durability::Strict => {
+                // Nobody is told of what is not durable, and nobody else may come for long.
+                if core.outbox.waits_for_sync() {
+                    state.due.get_or_insert_with(|| Instant::now() + TELL_WITHIN);
+                }
+                core.read(Index::flush)
+            }
             Durability::Relaxed(within) => {
                 state.due.get_or_insert_with(|| Instant::now() + within);
                 core.read(Index::flush)

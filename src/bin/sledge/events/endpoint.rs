@@ -25,7 +25,7 @@ pub(crate) struct Endpoint {
     /// Sent with each request.
     #[serde(default)]
     pub(crate) headers: BTreeMap<String, Secret>,
-    /// What is sent; where nothing is said, all.
+    /// What is sent; where nothing is said, all but pulls.
     #[serde(default)]
     pub(crate) actions: Vec<Action>,
     /// How long a request may take.
@@ -42,12 +42,14 @@ pub(crate) enum Action {
     Push,
     Mount,
     Delete,
+    Pull,
 }
 
 impl Action {
     pub(crate) const fn of(kind: EventKind) -> Self {
         match kind {
             EventKind::BlobMounted => Self::Mount,
+            EventKind::ManifestPulled | EventKind::BlobPulled => Self::Pull,
             EventKind::ManifestDeleted | EventKind::TagDeleted | EventKind::BlobDeleted => Self::Delete,
             // Whatever else there will be brings something.
             _ => Self::Push,
@@ -145,7 +147,12 @@ impl Endpoint {
     }
 
     pub(crate) fn is_told(&self, event: &Event) -> bool {
-        self.actions.is_empty() || self.actions.contains(&Action::of(event.kind))
+        let action = Action::of(event.kind);
+        if self.actions.is_empty() { action != Action::Pull } else { self.actions.contains(&action) }
+    }
+
+    pub(crate) fn wants_pulls(&self) -> bool {
+        self.actions.contains(&Action::Pull)
     }
 
     pub(crate) fn backoff(&self) -> Duration {

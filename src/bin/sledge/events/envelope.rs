@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use serde::Serialize;
 use sledge::oci::{MediaType, RepositoryName, Tag};
+use sledge::store::Initiator;
 use sledge::store::sled::{Event, EventKind};
 use uuid::Uuid;
 
@@ -37,14 +38,44 @@ struct Entry<'a> {
     timestamp: String,
     action: Action,
     target: Target<'a>,
-    request: Unknown,
-    actor: Unknown,
+    request: Request<'a>,
+    actor: Actor<'a>,
     source: &'a Source,
 }
 
-/// What the store does not know: receivers look for the objects.
-#[derive(Serialize)]
-struct Unknown {}
+/// Empty where the store did it by itself: receivers look for the object.
+#[derive(Default, Serialize)]
+struct Request<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    addr: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    method: Option<&'a str>,
+    #[serde(rename = "useragent", skip_serializing_if = "Option::is_none")]
+    user_agent: Option<&'a str>,
+}
+
+impl<'a> Request<'a> {
+    fn of(by: &'a Initiator) -> Self {
+        Self {
+            id: by.request_id(),
+            addr: by.client(),
+            host: by.host(),
+            method: by.method(),
+            user_agent: by.user_agent(),
+        }
+    }
+}
+
+/// Empty where nobody proved who he is.
+#[derive(Default, Serialize)]
+struct Actor<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+}
 
 #[derive(Serialize)]
 struct Target<'a> {
@@ -98,8 +129,8 @@ fn entry<'a>(event: &'a Event, tag: Option<&'a Tag>, id: String, source: &'a Sou
             tag: tag.map(Tag::as_str),
             from: event.from.as_ref().map(RepositoryName::as_str),
         },
-        request: Unknown {},
-        actor: Unknown {},
+        request: event.by.as_ref().map(Request::of).unwrap_or_default(),
+        actor: Actor { name: event.by.as_ref().and_then(Initiator::user) },
         source,
     }
 }

@@ -306,12 +306,12 @@ pub(in crate::store::sled) fn chunk_key(content: Uuid, number: u32) -> Vec<u8> {
     key
 }
 
-/// The key in `events-1`.
+/// The key in `events-2`.
 pub(in crate::store::sled) fn event_key(number: u64) -> Vec<u8> {
     number.to_be_bytes().to_vec()
 }
 
-/// The number in a key in `events-1`.
+/// The number in a key in `events-2`.
 pub(in crate::store::sled) fn number_of_event(key: &[u8]) -> Result<u64> {
     key.try_into().map(u64::from_be_bytes).map_err(|_| damaged_key(Tree::Events))
 }

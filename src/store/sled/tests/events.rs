@@ -1,5 +1,6 @@
 //! Events: an event of each change that is made and durable, bounded, and forgotten when everybody has it.
 
+use std::io::Write as _;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
@@ -7,14 +8,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::{entries, folder, most_entered, noise, push, repository};
-use crate::oci::{Manifest, MediaType, Tag};
+use crate::oci::{Algorithm, Manifest, MediaType, Tag};
 use crate::store::sled::desk::WINDOW;
 use crate::store::sled::schema::{self, Tree};
 use crate::store::sled::{
     CollectOptions, Durability, EventKind, EventPage, Events, FaultKind, Options, Retention, Sled,
     SnapshotOptions, Untagged, VerifyOptions, compact,
 };
-use crate::store::{Condition, Discover, Manage, Pinned, Push, PutManifest};
+use crate::store::{
+    Condition, Discover, Initiator, Manage, MountSource, Pinned, Pulled, Push, PutManifest, UploadOptions,
+};
 
 fn open_with(folder: &Path, events: Events) -> Sled {
     Options::new().reserve(1 << 20).events(events).open(folder).unwrap()
@@ -90,7 +93,9 @@ fn tags_are_taken_from_many_manifests_that_lose_their_last() {
 #[test]
 fn a_push_with_many_tags_is_told_in_the_transaction_that_makes_it() {
     let folder = folder();
-    let store = open(folder.path());
+    let word = &"w".repeat(256);
+    let by = Initiator::new().with_user(word).with_request_id(word).with_client(word);
+    let store = open(folder.path()).initiated_by(by.with_host(word).with_method(word).with_user_agent(word));
     let repository = "r".repeat(255).parse().unwrap();
     let tags: Vec<Tag> = (0..32).map(|n| format!("{n:0>128}").parse().unwrap()).collect();
     for _ in 0..2 {
@@ -221,7 +226,7 @@ fn a_damaged_event_is_counted_and_found_by_verification() {
     assert_eq!(store.events(1, 1).unwrap().missing, 1);
     let report = store.verify(&VerifyOptions::new(), &mut |_| ControlFlow::Continue(())).unwrap();
     let found: Vec<_> = report.faults.iter().map(|fault| (fault.tree.as_str(), fault.kind)).collect();
-    assert_eq!(found, [("events-1", FaultKind::Unreadable)]);
+    assert_eq!(found, [("events-2", FaultKind::Unreadable)]);
 }
 
 /// The copy would tell everybody anew what the store itself tells.
@@ -245,4 +250,67 @@ fn a_snapshot_has_no_events_and_a_smaller_index_has_all() {
     let store = open(folder.path());
     assert_eq!(numbers(&all(&store)), [2, 3]);
     assert_eq!(store.event_receivers(&["a"]).unwrap(), [1]);
+}
+
+/// What is told of a change says on whose behalf it was made; what the store does by itself is on nobody's.
+#[test]
+fn changes_are_told_with_who_made_them() {
+    let folder = folder();
+    let store = open(folder.path());
+    let by = |user| Initiator::new().with_user(user);
+    let (alice, bob) = (store.initiated_by(by("alice")), store.initiated_by(by("bob")));
+    let pushed = push(&alice, b"1").unwrap();
+    bob.put_manifest(&repository(), &empty_index(), &PutManifest::new()).unwrap();
+    let manifest = *empty_index().digest();
+    alice.tag(&repository(), &manifest, &"v1".parse().unwrap(), &Condition::Any).unwrap();
+    bob.delete_tag(&repository(), &"v1".parse().unwrap()).unwrap();
+    let other = "other".parse().unwrap();
+    alice.mount(&other, &pushed, &MountSource::Repository(&repository())).unwrap();
+    bob.delete_blob(&other, &pushed).unwrap();
+    // A session is whose who commits it.
+    let upload = alice.start_upload(&repository(), &UploadOptions::new()).unwrap();
+    let id = upload.id();
+    drop(upload);
+    let mut upload = bob.resume_upload(&repository(), id, &UploadOptions::new()).unwrap();
+    upload.write_all(b"2").unwrap();
+    upload.commit(&Algorithm::Sha256.digest(b"2")).unwrap();
+    alice.delete_manifest(&repository(), &manifest, &Pinned::none()).unwrap();
+    store.collect(&CollectOptions::new().grace(Duration::ZERO), &mut |_| ControlFlow::Continue(())).unwrap();
+    let page = all(&store);
+    let who: Vec<_> = page.events.iter().map(|event| event.by.as_ref().and_then(Initiator::user)).collect();
+    let [alice, bob] = [Some("alice"), Some("bob")];
+    assert_eq!(who, [alice, bob, alice, bob, alice, bob, bob, alice, None, None]);
+}
+
+fn pull(store: &Sled) -> bool {
+    let (repository, digest) = (repository(), *empty_index().digest());
+    let pulled = Pulled { repository: &repository, digest: &digest, size: 1, media_type: None, tag: None };
+    store.pulled(&pulled).unwrap()
+}
+
+/// Nobody who writes waits for it, and nobody else may come for long.
+#[test]
+fn a_pull_becomes_durable_by_itself() {
+    let folder = folder();
+    let (ring, rung) = std::sync::mpsc::channel();
+    let store = open_with(folder.path(), Events::new().on_ready(move || ring.send(()).unwrap()));
+    assert!(pull(&store.initiated_by(Initiator::new().with_user("alice"))));
+    rung.recv_timeout(Duration::from_secs(60)).expect("receivers are told");
+    let page = all(&store);
+    assert_eq!(kinds(&page), [EventKind::BlobPulled]);
+    assert_eq!(page.events[0].by.as_ref().and_then(Initiator::user), Some("alice"));
+}
+
+/// However much is pulled while nobody takes events, those of changes have half of the room.
+#[test]
+fn pulls_push_out_no_event_of_a_change() {
+    let folder = folder();
+    let store = open_with(folder.path(), Events::new().most(20));
+    push_some(&store, 0..5);
+    let told = (0..20).filter(|_| pull(&store)).count();
+    assert_eq!(told, 5);
+    push_some(&store, 5..15);
+    assert_eq!(numbers(&all(&store)), (1..=20).collect::<Vec<_>>());
+    let off = Options::new().reserve(1 << 20).open(folder.path().join("off")).unwrap();
+    assert!(!pull(&off));
 }
