@@ -24,6 +24,7 @@ mod listings;
 mod logged;
 mod manifests;
 mod monitor;
+mod oci_client;
 mod offstage;
 mod pull;
 mod refusals;
