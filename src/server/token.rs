@@ -53,6 +53,10 @@ pub(super) async fn answer(
         return Err(Refusal::BadCredentials { reason, challenge: Access::password_challenge() });
     }
     let identity = identify(service, peer, access, credentials, challenge).await?;
+    // An empty token would look like a login that worked.
+    if identity.user().is_none() && !access.is_public_somewhere() {
+        return Err(Refusal::Unauthenticated { challenge: Access::password_challenge() });
+    }
     let question = Question { service: request.service.as_deref(), scopes: &request.scopes };
     let Some(granted) = access.grant(&identity, &question) else { return Err(Refusal::NoEndpoint) };
     let Grant { token, lifetime } = granted.map_err(|reason| Error::RequestInvalid(reason.to_owned()))?;

@@ -104,6 +104,19 @@ fn nobody_gets_a_token_for_what_is_public() {
     }
 }
 
+/// Who logged in with nothing got an empty token, with which `/v2/` was 200: it looked as if the login had worked.
+#[test]
+fn nobody_gets_no_token_where_nothing_is_public() {
+    let (_, store) = stores().remove(0);
+    let fixture = Fixture::guarded(store, current(access(&RULES[..2], &["alice"], &endpoint())));
+    let mut client = fixture.client();
+    for query in ["", "&scope=repository:team/a:pull"] {
+        let answer = ask(&mut client, query, None).refused(401, "UNAUTHORIZED");
+        assert!(answer.header("www-authenticate").unwrap().starts_with("Basic realm="));
+    }
+    ask(&mut client, "", Some(&login("alice"))).expect(200);
+}
+
 #[test]
 fn the_endpoint_refuses_what_is_wrong() {
     let (_, store) = stores().remove(0);

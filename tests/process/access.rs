@@ -146,6 +146,7 @@ fn metrics_are_told_where_they_are_asked_for() {
     let text = words(&metrics.body);
     assert!(text.contains("sledge_store_blobs 0"), "{text}");
     assert!(text.contains("sledge_http_requests_total{"), "{text}");
+    assert!(text.contains("sledge_reloads_refused_total 0"), "{text}");
     assert_eq!(request_to(&address, "GET", "/readyz").status, 200);
     server.stop();
 }

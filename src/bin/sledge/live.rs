@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use sledge::access::{CurrentAccess, TokenEndpoint};
@@ -34,7 +35,15 @@ pub(crate) struct Live {
     endpoint: Option<TokenEndpoint>,
     tls: Option<Tls>,
     set_filter: SetFilter,
-    stamps: Vec<Stamp>,
+    files: Files,
+    reloads: Arc<Reloads>,
+}
+
+/// How often what has changed was taken in, and was not, for metrics.
+#[derive(Debug, Default)]
+pub(crate) struct Reloads {
+    pub(crate) taken: AtomicU64,
+    pub(crate) refused: AtomicU64,
 }
 
 /// What tells a file from what it was.
@@ -42,6 +51,34 @@ pub(crate) struct Live {
 struct Stamp {
     path: PathBuf,
     seen: Option<(u64, u64, i64, i64)>,
+}
+
+/// Files as they were when they were read.
+struct Files {
+    read: Vec<Stamp>,
+    /// As they were found the last time, where that was different.
+    changing: Option<Vec<Stamp>>,
+}
+
+impl Files {
+    const fn read(stamps: Vec<Stamp>) -> Self {
+        Self { read: stamps, changing: None }
+    }
+
+    /// Whether they are to be read again, as which they count from then on: when they are different, and as they were the last time.
+    /// One that is being written may be cut at the end of a line.
+    fn have_changed(&mut self, now: Vec<Stamp>) -> bool {
+        if now == self.read {
+            self.changing = None;
+            return false;
+        }
+        if self.changing.as_ref() != Some(&now) {
+            self.changing = Some(now);
+            return false;
+        }
+        *self = Self::read(now);
+        true
+    }
 }
 
 impl Live {
@@ -57,7 +94,16 @@ impl Live {
             None => None,
         };
         let tls = settings.tls.load().map_err(failure)?;
-        Ok(Self { source, settings, access, endpoint, tls, set_filter, stamps })
+        Ok(Self {
+            source,
+            settings,
+            access,
+            endpoint,
+            tls,
+            set_filter,
+            files: Files::read(stamps),
+            reloads: Arc::default(),
+        })
     }
 
     pub(crate) fn access(&self) -> Option<Arc<CurrentAccess>> {
@@ -66,6 +112,10 @@ impl Live {
 
     pub(crate) fn tls(&self) -> Option<Tls> {
         self.tls.clone()
+    }
+
+    pub(crate) fn reloads(&self) -> Arc<Reloads> {
+        Arc::clone(&self.reloads)
     }
 
     /// Looks after it until it is aborted. Each `hangup` has it read again.
@@ -98,13 +148,17 @@ impl Live {
         })
     }
 
-    /// Reads the files again, if one has changed.
+    /// Reads the files again, if one has changed and is not changing any more.
     fn look(&mut self) {
-        let stamps = stamps(&self.settings);
-        if stamps != self.stamps {
-            self.stamps = stamps;
-            self.refresh(&self.settings, self.endpoint.clone());
+        if self.files.have_changed(stamps(&self.settings)) {
+            let taken = self.refresh(&self.settings, self.endpoint.clone());
+            self.count(taken);
         }
+    }
+
+    fn count(&self, taken: bool) {
+        let Reloads { taken: well, refused } = &*self.reloads;
+        (if taken { well } else { refused }).fetch_add(1, Ordering::Relaxed);
     }
 
     /// Reads all of it again. What is wrong changes nothing.
@@ -114,6 +168,7 @@ impl Live {
             Ok(configuration) => configuration.settings,
             Err(failure) => {
                 tracing::error!(%failure, "the configuration stays as it was");
+                self.count(false);
                 return;
             }
         };
@@ -130,6 +185,7 @@ impl Live {
             tracing::error!(
                 "there are no rules any more: who may do what stays as it was, and to lift all of them takes a restart"
             );
+            self.count(false);
             return;
         }
         // Its key is kept, and so the tokens that it has signed, as long as it is the same.
@@ -140,16 +196,18 @@ impl Live {
         };
         // Before they are read: what changes from here on is seen by the next look.
         let stamps = stamps(&settings);
-        match endpoint {
-            Ok(endpoint) if self.refresh(&settings, endpoint.clone()) => {
-                self.endpoint = endpoint;
-                self.settings.take_over(settings);
-                self.stamps = stamps;
-            }
-            Ok(_) => {}
+        let taken = match endpoint {
+            Ok(endpoint) => self.refresh(&settings, endpoint.clone()).then_some(endpoint),
             Err(Mistake { key, says }) => {
                 tracing::error!(setting = %key, error = says, "who may do what stays as it was");
+                None
             }
+        };
+        self.count(taken.is_some());
+        if let Some(endpoint) = taken {
+            self.endpoint = endpoint;
+            self.settings.take_over(settings);
+            self.files = Files::read(stamps);
         }
         tracing::info!("the configuration was read again");
     }
@@ -159,7 +217,10 @@ impl Live {
         if let Some(tls) = &self.tls {
             match tls.reload() {
                 Ok(()) => tracing::info!("the certificate was read again"),
-                Err(error) => tracing::error!(%error, "the certificate stays as it was"),
+                Err(error) => {
+                    tracing::error!(%error, "the certificate stays as it was");
+                    self.count(false);
+                }
             }
         }
         let Some(current) = &self.access else { return true };
@@ -190,4 +251,21 @@ fn stamps(settings: &Settings) -> Vec<Stamp> {
         Stamp { path: path.to_owned(), seen }
     };
     settings.files().map(stamp).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(size: u64) -> Vec<Stamp> {
+        vec![Stamp { path: "users".into(), seen: Some((1, size, 0, 0)) }]
+    }
+
+    #[test]
+    fn files_are_read_when_they_do_not_change_any_more() {
+        let mut files = Files::read(of(1));
+        let sizes = [1, 2, 3, 3, 3, 4, 3, 4, 4];
+        let found = sizes.map(|size| files.have_changed(of(size)));
+        assert_eq!(found, [false, false, false, true, false, false, false, false, true]);
+    }
 }

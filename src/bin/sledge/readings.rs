@@ -1,15 +1,22 @@
 //! What metrics tell of the store.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::UNIX_EPOCH;
 
-use sledge::server::Reading;
+use sledge::server::{Reading, Tls};
 use sledge::store::sled::Sled;
 
 use crate::events::Counts;
+use crate::live::Reloads;
 
 /// The store's numbers, which it counts as they change.
 #[expect(clippy::cast_precision_loss, reason = "metrics are floating-point numbers; no store has 2^53 bytes")]
-pub(crate) fn of(store: &Sled, events: Option<&Counts>) -> Vec<Reading> {
+pub(crate) fn of(
+    store: &Sled,
+    events: Option<&Counts>,
+    reloads: &Reloads,
+    tls: Option<&Tls>,
+) -> Vec<Reading> {
     let usage = match store.usage() {
         Ok(usage) => usage,
         Err(error) => {
@@ -35,8 +42,18 @@ pub(crate) fn of(store: &Sled, events: Option<&Counts>) -> Vec<Reading> {
         ));
         readings.push(Reading::gauge("store_free_bytes", "Bytes that may still be pushed", free as f64));
     }
+    let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed) as f64;
+    readings.push(Reading::counter("reloads", "Changed settings and files taken in", count(&reloads.taken)));
+    readings.push(Reading::counter(
+        "reloads_refused",
+        "Changes that were not taken in",
+        count(&reloads.refused),
+    ));
+    if let Some(Ok(expiry)) = tls.map(|tls| tls.not_after().duration_since(UNIX_EPOCH)) {
+        let help = "When the server's certificate expires, in seconds since 1970";
+        readings.push(Reading::gauge("certificate_expiry_seconds", help, expiry.as_secs() as f64));
+    }
     if let Some(counts) = events {
-        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed) as f64;
         readings.extend([
             Reading::gauge(
                 "events_waiting",

@@ -128,7 +128,8 @@ async fn serve(settings: &Settings, live: Live, traces: &Traces, printer: Printe
     }
     let monitor = monitored.map(|listener| {
         let counts = (!settings.events.is_empty()).then_some(counts);
-        metrics.readings(move || readings::of(&store, counts.as_deref()));
+        let (reloads, tls) = (live.reloads(), live.tls());
+        metrics.readings(move || readings::of(&store, counts.as_deref(), &reloads, tls.as_ref()));
         let monitor = Monitor::new(metrics.clone(), Arc::clone(&front));
         // To the end: whoever looks is to see it stop.
         tokio::spawn(async move { monitor.serve(listener, std::future::pending()).await })
