@@ -92,6 +92,38 @@ fn a_file_can_say_all_and_its_paths_begin_where_it_is() {
     assert!(folder.path().join("store/format").exists());
 }
 
+/// Who has said in a file where the store is need not say it again.
+#[test]
+fn commands_find_the_store_by_its_server_s_configuration() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = write(folder.path(), "data = \"store\"\nlisten = \"127.0.0.1:0\"\nlog = \"error\"\n");
+    let run = |arguments: &[&str], environment: &[(&str, &str)]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sledge"));
+        command.args(arguments).env_remove("SLEDGE_DATA").env_remove("SLEDGE_CONFIG");
+        command.envs(environment.iter().copied()).current_dir(folder.path()).output().unwrap()
+    };
+    let server = Server::start_as(&["--config", &config], &[]);
+    for command in ["usage", "gc", "verify"] {
+        let asked = run(&[command, "--config", &config], &[]);
+        assert!(asked.status.success(), "{command}: {}", words(&asked.stderr));
+    }
+    server.stop();
+    let backup = folder.path().join("backup");
+    assert!(run(&["snapshot", backup.to_str().unwrap()], &[("SLEDGE_CONFIG", &config)]).status.success());
+    assert!(run(&["compact", "--config", &config], &[]).status.success());
+    // What is said at once goes before it, and what cannot be read is not passed over.
+    assert!(!run(&["usage", "--config", &config, "--data", "nowhere"], &[]).status.success());
+    assert!(!run(&["usage"], &[]).status.success());
+    fs::write(&config, "data = 7\n").unwrap();
+    let refused = run(&["usage", "--config", &config], &[]);
+    assert!(
+        !refused.status.success() && words(&refused.stderr).contains("line 1"),
+        "{}",
+        words(&refused.stderr)
+    );
+    assert!(run(&["usage", "--config", &config, "--data", "store"], &[]).status.success());
+}
+
 #[test]
 fn the_place_of_each_mistake_is_named() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,21 +1,20 @@
 //! `sledge compact`: the index in as little room as it needs.
 
 use std::fmt;
-use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
 use sledge::store::sled::{CompactReport, compact};
 
+use crate::config::Data;
 use crate::operation;
 use crate::printer::{Failure, Printer};
 
 /// Rewrite the index of a store that is not being served, which gives back the room of what was deleted
 #[derive(Args)]
 pub(crate) struct Compact {
-    /// The folder of the store
-    #[arg(long, value_name = "DIR", env = "SLEDGE_DATA", default_value = "./sledge-data")]
-    data: PathBuf,
+    #[command(flatten)]
+    data: Data,
     /// Print the report as JSON
     #[arg(long)]
     json: bool,
@@ -27,8 +26,9 @@ struct Compacted(CompactReport);
 
 impl Compact {
     pub(crate) fn run(self, printer: Printer) -> Result<(), Failure> {
-        let report = compact(&self.data, &mut operation::watch(printer))
-            .map_err(|error| operation::cannot_open(&self.data, error))?;
+        let data = self.data.folder()?;
+        let report = compact(&data, &mut operation::watch(printer))
+            .map_err(|error| operation::cannot_open(&data, error))?;
         printer.report(&Compacted(report), self.json)
     }
 }

@@ -12,6 +12,9 @@ use toml::de::{DeTable, DeValue};
 use crate::printer::{Failure, Printer};
 use crate::settings::{Mistake, Settings};
 
+/// Where a store is if nobody says.
+pub(crate) const DATA: &str = "./sledge-data";
+
 /// Look at a configuration
 #[derive(Args)]
 pub(crate) struct ConfigCommand {
@@ -65,6 +68,29 @@ impl Source {
         let file = self.config.as_deref().map(File::read).transpose()?;
         let in_file = file.as_ref().map(|file| file.settings.clone()).unwrap_or_default();
         Ok(Configuration { settings: self.said.clone().or(in_file), said: self.said.clone(), file })
+    }
+}
+
+/// Where a store is, for commands that want to know nothing else of a configuration.
+#[derive(Args)]
+pub(crate) struct Data {
+    /// The folder of the store [default: ./sledge-data]
+    #[arg(long, value_name = "DIR", env = "SLEDGE_DATA")]
+    data: Option<PathBuf>,
+    /// A server's configuration, which says where its store is
+    #[arg(long, value_name = "FILE", env = "SLEDGE_CONFIG")]
+    config: Option<PathBuf>,
+}
+
+impl Data {
+    /// # Errors
+    /// When it is for the configuration to say, and that cannot be read.
+    pub(crate) fn folder(&self) -> Result<PathBuf, Failure> {
+        let in_file = match (&self.data, &self.config) {
+            (None, Some(config)) => File::read(config)?.settings.data,
+            (data, _) => data.clone(),
+        };
+        Ok(in_file.unwrap_or_else(|| DATA.into()))
     }
 }
 

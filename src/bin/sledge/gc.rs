@@ -1,11 +1,11 @@
 //! `sledge gc`: removing what nothing keeps.
 
 use std::fmt;
-use std::path::PathBuf;
 
 use clap::Args;
 use sledge::store::sled::Collected;
 
+use crate::config::Data;
 use crate::operation::Operation;
 use crate::policy::Policy;
 use crate::printer::{Failure, Printer};
@@ -15,9 +15,8 @@ use crate::printer::{Failure, Printer};
 /// A server does this by itself. Where one has the store, what it was told to keep holds for what is not said here.
 #[derive(Args)]
 pub(crate) struct Gc {
-    /// The folder of the store
-    #[arg(long, value_name = "DIR", env = "SLEDGE_DATA", default_value = "./sledge-data")]
-    data: PathBuf,
+    #[command(flatten)]
+    data: Data,
     /// Name the tags and manifests that would go, count all, and remove nothing
     #[arg(long)]
     dry_run: bool,
@@ -31,7 +30,7 @@ pub(crate) struct Gc {
 impl Gc {
     pub(crate) fn run(self, printer: Printer) -> Result<(), Failure> {
         let operation = Operation::Gc { dry_run: self.dry_run, policy: self.policy };
-        let report = operation.run_on(&self.data, printer)?;
+        let report = operation.run_on(&self.data.folder()?, printer)?;
         printer.report(&report, self.json)
     }
 }

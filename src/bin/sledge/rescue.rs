@@ -9,6 +9,7 @@ use serde::Serialize;
 use sledge::Error;
 use sledge::store::sled::{RESCUED, RescueReport, rescue};
 
+use crate::config::Data;
 use crate::operation;
 use crate::printer::{Failure, Printer};
 use crate::snapshot::show_files;
@@ -22,9 +23,8 @@ pub(crate) struct Rescue {
     /// The folder of the new store; it must be new or empty, and takes no room for files if it is on the same filesystem
     #[arg(value_name = "NEW")]
     new: PathBuf,
-    /// The folder of the damaged store
-    #[arg(long, value_name = "DIR", env = "SLEDGE_DATA", default_value = "./sledge-data")]
-    data: PathBuf,
+    #[command(flatten)]
+    data: Data,
     /// Print the report as JSON
     #[arg(long)]
     json: bool,
@@ -37,8 +37,9 @@ struct Rescued(RescueReport);
 impl Rescue {
     /// Not a success where something is lost, or may be: what the index can no longer name, nobody can list.
     pub(crate) fn run(self, printer: Printer) -> Result<ExitCode, Failure> {
+        let data = self.data.folder()?;
         let mut watch = operation::watch(printer);
-        let report = rescue(&self.data, &self.new, &mut watch).map_err(|error| {
+        let report = rescue(&data, &self.new, &mut watch).map_err(|error| {
             let hint = match &error {
                 Error::NotAStore { .. } | Error::NotEmpty { .. } => {
                     Some("name a folder that is empty or does not exist")
@@ -49,7 +50,7 @@ impl Rescue {
                 Error::NoStore(_) => Some("give --data the folder of the damaged store"),
                 _ => None,
             };
-            let failure = Failure::new(format!("cannot rescue {}", self.data.display()), error);
+            let failure = Failure::new(format!("cannot rescue {}", data.display()), error);
             match hint {
                 Some(hint) => failure.hint(hint),
                 None => failure,

@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::config::{Configuration, Source};
+use crate::config::{Configuration, DATA, Source};
 use crate::control::Control;
 use crate::events::books::{Books, Front};
 use crate::events::endpoint::Endpoint;
@@ -72,7 +72,7 @@ async fn serve(settings: &Settings, live: Live, traces: &Traces, printer: Printe
     // The address before the data: who has mistyped it is not left with an empty folder.
     let listen = settings.listen.as_deref().unwrap_or("127.0.0.1:5000");
     let (listener, address) = listener(listen).await.map_err(|error| cannot_listen(listen, error))?;
-    let data = settings.data.as_deref().unwrap_or(Path::new("./sledge-data"));
+    let data = settings.data.as_deref().unwrap_or(Path::new(DATA));
     let data = std::path::absolute(data)
         .map_err(|error| Failure::new(format!("folder {}", data.display()), error))?;
     let monitored = match settings.metrics_listen.as_deref() {

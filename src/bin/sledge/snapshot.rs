@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use sledge::store::sled::{Carried, SnapshotOptions, SnapshotReport};
 
+use crate::config::Data;
 use crate::operation::{Operation, Report};
 use crate::printer::{Failure, Printer};
 
@@ -17,9 +18,8 @@ pub(crate) struct Snapshot {
     /// The folder of the copy; it must be new or empty, and takes no room for files if it is on the same filesystem
     #[arg(value_name = "DIR")]
     folder: PathBuf,
-    /// The folder of the store
-    #[arg(long, value_name = "DIR", env = "SLEDGE_DATA", default_value = "./sledge-data")]
-    data: PathBuf,
+    #[command(flatten)]
+    data: Data,
     /// An earlier snapshot on the same filesystem as the new one: what it has is linked from there instead of being copied; it must
     /// not have been changed since it was taken
     #[arg(long, value_name = "SNAPSHOT")]
@@ -36,7 +36,7 @@ impl Snapshot {
             options = options.since(absolute(since)?);
         }
         let operation = Operation::Snapshot { folder: absolute(&self.folder)?, options };
-        let report = operation.run_on(&self.data, printer)?;
+        let report = operation.run_on(&self.data.folder()?, printer)?;
         printer.report(&report, self.json)?;
         match report {
             Report::Snapshot(SnapshotReport { files: Carried { bad, .. }, .. }) if bad > 0 => {

@@ -1,7 +1,6 @@
 //! `sledge usage`: how much a store holds.
 
 use std::fmt;
-use std::path::PathBuf;
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
@@ -9,6 +8,7 @@ use sledge::Error;
 use sledge::store::Discover;
 use sledge::store::sled::{RepositoryUsage, Sled, Usage};
 
+use crate::config::Data;
 use crate::operation::Operation;
 use crate::printer::{Failure, Printer};
 
@@ -18,9 +18,8 @@ const MOST: usize = 10_000;
 /// Say how much a store holds and what that takes, also while it is served
 #[derive(Args)]
 pub(crate) struct UsageCommand {
-    /// The folder of the store
-    #[arg(long, value_name = "DIR", env = "SLEDGE_DATA", default_value = "./sledge-data")]
-    data: PathBuf,
+    #[command(flatten)]
+    data: Data,
     /// Print the report as JSON
     #[arg(long)]
     json: bool,
@@ -28,7 +27,7 @@ pub(crate) struct UsageCommand {
 
 impl UsageCommand {
     pub(crate) fn run(self, printer: Printer) -> Result<(), Failure> {
-        let report = Operation::Usage.run_on(&self.data, printer)?;
+        let report = Operation::Usage.run_on(&self.data.folder()?, printer)?;
         printer.report(&report, self.json)
     }
 }

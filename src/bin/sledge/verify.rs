@@ -1,11 +1,11 @@
 //! `sledge verify`: whether all that a store holds is as it was given.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 use sledge::store::sled::VerifyOptions;
 
+use crate::config::Data;
 use crate::operation::{Operation, Report};
 use crate::printer::{Failure, Printer};
 use crate::values::Rate;
@@ -17,9 +17,8 @@ use crate::values::Rate;
 /// a part, which was deleted or never pushed, are listed and are neither.
 #[derive(Args)]
 pub(crate) struct Verify {
-    /// The folder of the store
-    #[arg(long, value_name = "DIR", env = "SLEDGE_DATA", default_value = "./sledge-data")]
-    data: PathBuf,
+    #[command(flatten)]
+    data: Data,
     /// Read so much a second at most, such as 32MiB
     #[arg(long, value_name = "SIZE")]
     rate: Option<Rate>,
@@ -40,7 +39,7 @@ impl Verify {
         if let Some(Rate(rate)) = self.rate {
             options = options.rate(rate);
         }
-        let report = Operation::Verify { options }.run_on(&self.data, printer)?;
+        let report = Operation::Verify { options }.run_on(&self.data.folder()?, printer)?;
         printer.report(&report, self.json)?;
         let is_well = matches!(&report, Report::Verify(report) if report.is_well());
         Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
