@@ -8,17 +8,14 @@ use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};
+use tokio::time::{Instant, sleep_until};
 use tracing::Span;
 
 use super::arriving::Arriving;
 use crate::error::{Error, Result};
 use crate::store::Upload;
+use crate::store::buffers::{BLOCK, Buffer, SMALL};
 use crate::wire::Refusal;
-
-/// How much of an upload is gathered before it is handed to the store, in bytes. As much again can be with the store.
-const BATCH: usize = 1 << 20;
-/// The same in frames, as a client can make them small.
-const BATCH_FRAMES: usize = 1024;
 
 /// Runs a store's operation on a thread that may block. It runs to its end, whether or not anybody still waits for it.
 pub(super) async fn blocking<T: Send + 'static>(
@@ -33,6 +30,9 @@ fn traced() -> Span {
     let request = Span::current();
     if request.is_none() { request } else { tracing::info_span!(parent: &request, "store") }
 }
+
+/// How long what came of an upload waits for more, before it is handed to the store all the same.
+const MOMENT: Duration = Duration::from_millis(100);
 
 /// How many operations run at once that hold a large manifest, or many manifests, taken apart: that costs several times what they
 /// are long.
@@ -95,18 +95,22 @@ pub(super) enum Dropped {
 /// An upload that is never dropped on an async thread: that suspends or cancels it, and may block.
 pub(super) struct Held {
     upload: Option<Box<dyn Upload>>,
+    /// Where it stood when it was taken up.
+    offset: u64,
     dropped: Dropped,
 }
 
 impl Held {
+    /// Blocks.
     pub(super) fn new(upload: Box<dyn Upload>, dropped: Dropped) -> Self {
-        Self { upload: Some(upload), dropped }
+        let offset = upload.offset();
+        Self { upload: Some(upload), offset, dropped }
     }
 
     /// Blocks.
-    fn write(&mut self, frames: &[Bytes]) -> Result<()> {
+    fn write(&mut self, batch: &Batch) -> Result<()> {
         let Some(upload) = &mut self.upload else { return Ok(()) };
-        frames.iter().try_for_each(|frame| write(upload.as_mut(), frame))
+        write(upload.as_mut(), batch.gathered())
     }
 }
 
@@ -144,6 +148,47 @@ impl Drop for Leaving {
     }
 }
 
+/// Bytes of an upload that are yet to be written. They lie across blocks of memory as they will in a file, so that the store can
+/// write them from where they are.
+struct Batch {
+    began: Instant,
+    buffer: Buffer,
+    begin: usize,
+    end: usize,
+}
+
+impl Batch {
+    /// For bytes from this position of the session on, of which so many may come.
+    fn at(position: u64, coming: u64) -> Self {
+        let begin = usize::try_from(position % BLOCK as u64).unwrap_or_default();
+        let buffer = Buffer::of(coming.saturating_add(begin as u64).max(SMALL as u64));
+        Self { began: Instant::now(), buffer, begin, end: begin }
+    }
+
+    fn gathered(&self) -> &[u8] {
+        self.buffer.get(self.begin..self.end).unwrap_or_default()
+    }
+
+    fn is_full(&self) -> bool {
+        self.end == self.buffer.len()
+    }
+
+    /// Whether there is enough for it to be worth the way to the store.
+    fn is_worth_it(&self) -> bool {
+        self.end >= self.buffer.len() / 2
+    }
+
+    /// Takes what there is room for from the beginning of a frame.
+    fn take(&mut self, frame: &mut Bytes) {
+        let room = self.buffer.get_mut(self.end..).unwrap_or_default();
+        let now = frame.split_to(frame.len().min(room.len()));
+        if let Some(room) = room.get_mut(..now.len()) {
+            room.copy_from_slice(&now);
+        }
+        self.end += now.len();
+    }
+}
+
 /// The way of a request's body into an upload: one batch is gathered while another is written, so a client that is slow
 /// holds no thread and one that is fast no more than two batches.
 ///
@@ -152,9 +197,13 @@ impl Drop for Leaving {
 pub(super) struct Sink {
     state: State,
     dropped: Dropped,
-    gathered: Vec<Bytes>,
-    /// The length of what is gathered.
-    size: usize,
+    /// How many bytes are still to come, where that is known.
+    coming: Option<u64>,
+    /// The position of the next byte.
+    position: u64,
+    batch: Option<Batch>,
+    /// What came and did not fit.
+    rest: Bytes,
 }
 
 enum State {
@@ -182,9 +231,10 @@ impl State {
 }
 
 impl Sink {
-    pub(super) const fn new(upload: Held) -> Self {
-        let dropped = upload.dropped;
-        Self { state: State::Idle(upload), dropped, gathered: Vec::new(), size: 0 }
+    /// Takes in so many bytes, where that is known.
+    pub(super) const fn new(upload: Held, coming: Option<u64>) -> Self {
+        let (dropped, position) = (upload.dropped, upload.offset);
+        Self { state: State::Idle(upload), dropped, coming, position, batch: None, rest: Bytes::new() }
     }
 
     /// Takes in a body to its end, and says how long it was. The last of it is not written before [`Sink::end`], which is to be
@@ -197,44 +247,59 @@ impl Sink {
         let mut received = 0;
         loop {
             let writing = matches!(self.state, State::Writing(_));
+            let full = !self.rest.is_empty() || self.batch.as_ref().is_some_and(Batch::is_full);
+            let worth_it = full || self.batch.as_ref().is_some_and(Batch::is_worth_it);
+            let due = self.batch.as_ref().map(|batch| batch.began + MOMENT);
             // The body comes first, so that what is handed over is as much as there is.
             tokio::select! {
                 biased;
-                frame = body.next(), if !self.is_full() => {
+                frame = body.next(), if !full => {
                     let Some(frame) = frame? else { return Ok(received) };
                     received += frame.len() as u64;
                     if received > limit {
                         return Err(Error::SizeMismatch { declared: limit, received }.into());
                     }
-                    self.size += frame.len();
-                    self.gathered.push(frame);
+                    self.gather(frame);
                 }
                 result = self.state.written(), if writing => {
                     if let Err(error) = result {
                         // What follows a gap must not be written.
-                        self.gathered.clear();
+                        self.batch = None;
+                        self.rest = Bytes::new();
                         return Err(error.into());
                     }
                 }
-                () = std::future::ready(()), if !writing && !self.gathered.is_empty() => self.hand_over(),
+                () = std::future::ready(()), if !writing && worth_it => self.hand_over(),
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if !writing && due.is_some() => self.hand_over(),
             }
         }
     }
 
-    const fn is_full(&self) -> bool {
-        self.size >= BATCH || self.gathered.len() >= BATCH_FRAMES
+    /// What a frame held is let go of at once: it is a part of the connection's buffer.
+    fn gather(&mut self, mut frame: Bytes) {
+        let coming = self.coming.unwrap_or(u64::MAX);
+        let batch = self.batch.get_or_insert_with(|| Batch::at(self.position, coming));
+        let before = frame.len();
+        batch.take(&mut frame);
+        let taken = (before - frame.len()) as u64;
+        self.position += taken;
+        self.coming = self.coming.map(|coming| coming.saturating_sub(taken));
+        self.rest = frame;
     }
 
     fn hand_over(&mut self) {
-        self.size = 0;
-        let frames = mem::take(&mut self.gathered);
+        let Some(batch) = self.batch.take() else { return };
         self.state = match mem::replace(&mut self.state, State::Gone) {
             State::Idle(mut held) => State::Writing(spawn_blocking(move || {
-                let result = held.write(&frames);
+                let result = held.write(&batch);
                 (held, result)
             })),
             state => state,
         };
+        let rest = mem::take(&mut self.rest);
+        if !rest.is_empty() {
+            self.gather(rest);
+        }
     }
 
     /// Writes what is left, and gives the upload and how that went to `operation`, on a thread that may block.
@@ -243,34 +308,61 @@ impl Sink {
         operation: impl FnOnce(Box<dyn Upload>, Result<()>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let written = self.state.written().await;
-        let frames = mem::take(&mut self.gathered);
+        let left = self.left();
         let gone = || Error::Unavailable("the upload is gone".to_owned());
         let State::Idle(mut held) = mem::replace(&mut self.state, State::Gone) else {
             return Err(written.err().unwrap_or_else(gone));
         };
         blocking(move || {
-            let written = written.and_then(|()| held.write(&frames));
+            let written = written.and_then(|()| left.write_to(&mut held));
             operation(held.upload.take().ok_or_else(gone)?, written)
         })
         .await
+    }
+
+    fn left(&mut self) -> Left {
+        Left { batch: self.batch.take(), rest: mem::take(&mut self.rest) }
+    }
+}
+
+/// What was gathered and not written.
+struct Left {
+    batch: Option<Batch>,
+    rest: Bytes,
+}
+
+impl Left {
+    const fn is_empty(&self) -> bool {
+        self.batch.is_none() && self.rest.is_empty()
+    }
+
+    /// Blocks.
+    fn write_to(&self, held: &mut Held) -> Result<()> {
+        if let Some(batch) = &self.batch {
+            held.write(batch)?;
+        }
+        match &mut held.upload {
+            Some(upload) if !self.rest.is_empty() => write(upload.as_mut(), &self.rest),
+            _ => Ok(()),
+        }
     }
 }
 
 impl Drop for Sink {
     fn drop(&mut self) {
-        let mut frames = mem::take(&mut self.gathered);
+        let mut left = self.left();
         if self.dropped == Dropped::Cancelled {
-            frames.clear();
+            left = Left { batch: None, rest: Bytes::new() };
         }
         let state = mem::replace(&mut self.state, State::Gone);
         let Ok(runtime) = Handle::try_current() else { return };
         match state {
-            State::Idle(mut held) if !frames.is_empty() => {
-                drop(runtime.spawn_blocking(move || held.write(&frames)));
+            State::Idle(mut held) if !left.is_empty() => {
+                drop(runtime.spawn_blocking(move || left.write_to(&mut held)));
             }
-            State::Writing(writing) if !frames.is_empty() => drop(runtime.spawn(async move {
+            State::Writing(writing) if !left.is_empty() => drop(runtime.spawn(async move {
                 if let Ok((mut held, Ok(()))) = writing.await {
-                    drop(spawn_blocking(move || held.write(&frames)));
+                    drop(spawn_blocking(move || left.write_to(&mut held)));
                 }
             })),
             State::Idle(_) | State::Writing(_) | State::Gone => {}
@@ -284,6 +376,25 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
+
+    /// So that a store can write it to a disk from where it is.
+    #[test]
+    fn a_batch_lies_across_blocks_of_memory_as_it_will_in_its_file() {
+        for position in [0, 1, 4095, 4096, 70_001] {
+            let mut batch = Batch::at(position, u64::MAX);
+            let mut frame = Bytes::from(vec![7; 10_000]);
+            batch.take(&mut frame);
+            assert!(frame.is_empty());
+            assert_eq!(batch.gathered(), [7; 10_000]);
+            let offset = batch.gathered().as_ptr().align_offset(BLOCK) as u64;
+            assert_eq!((position + offset) % BLOCK as u64, 0, "{position}");
+            while !batch.is_full() {
+                batch.take(&mut Bytes::from_static(&[7; 4096]));
+            }
+            // What is full ends where a block does, so that the next one begins there.
+            assert_eq!((position + batch.gathered().len() as u64) % BLOCK as u64, 0, "{position}");
+        }
+    }
 
     #[tokio::test]
     async fn heavy_operations_run_four_at_once() {

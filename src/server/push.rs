@@ -238,8 +238,8 @@ async fn upload(
         .await?);
     }
 
-    let mut sink =
-        Sink::new(blocking(move || open().map(|upload| Held::new(upload, session.dropped()))).await?);
+    let held = blocking(move || open().map(|upload| Held::new(upload, session.dropped()))).await?;
+    let mut sink = Sink::new(held, declared);
     // A body without a declared length is held to the range that it claims to be.
     let limit = range.map_or(u64::MAX, |range| range.length);
     let taken = sink.take(sent.body, limit).await.and_then(|received| {

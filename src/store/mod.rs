@@ -33,6 +33,7 @@ use uuid::Uuid;
 use crate::error::Result;
 use crate::oci::{Descriptor, Digest, Manifest, MediaType, Reference, RepositoryName, Tag};
 
+pub(crate) mod buffers;
 mod forward;
 mod initiator;
 pub mod memory;

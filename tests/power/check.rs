@@ -15,7 +15,7 @@ use super::ledger::{Ledger, NOTHING};
 
 /// Opens a store as the workload and its checks do: their filesystems may be small. Each change has an event.
 pub(crate) fn options() -> Options {
-    Options::new().reserve(1 << 20).cache_capacity(4 << 20).events(Events::new())
+    Options::new().reserve(1 << 20).cache_capacity(4 << 20).past_cache(true).events(Events::new())
 }
 
 /// An upload session as the ledger writes it down.

@@ -174,7 +174,7 @@ async fn listener(listen: &str) -> io::Result<(TcpListener, SocketAddr)> {
 /// The store that is served.
 fn open_store(settings: &Settings, data: &Path, bell: &Bell) -> Result<Sled, Failure> {
     // Who has mistyped the folder of what is only read is not to serve an empty one.
-    let mut options = Options::new().create(!settings.is_read_only());
+    let mut options = Options::new().create(!settings.is_read_only()).past_cache(true);
     if let Some(Time(grace)) = settings.retention.grace {
         options = options.grace(grace);
     }

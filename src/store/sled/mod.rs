@@ -10,6 +10,7 @@ mod collect;
 mod compact;
 mod content;
 mod desk;
+mod direct;
 mod discover;
 mod events;
 mod evict;

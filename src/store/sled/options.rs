@@ -20,6 +20,7 @@ pub struct Options {
     pub(super) inline: Inline,
     pub(super) durability: Durability,
     pub(super) cache_capacity: u64,
+    pub(super) past_cache: bool,
     pub(super) writer_silence: Duration,
     pub(super) reserve: u64,
     pub(super) create: bool,
@@ -36,6 +37,7 @@ impl Default for Options {
             inline: Inline::default(),
             durability: Durability::default(),
             cache_capacity: 16 << 20,
+            past_cache: false,
             writer_silence: Duration::from_secs(30),
             reserve: 32 << 20,
             create: true,
@@ -77,6 +79,14 @@ impl Options {
     /// as much for each.
     pub const fn cache_capacity(mut self, bytes: u64) -> Self {
         self.cache_capacity = bytes;
+        self
+    }
+
+    /// Whether content goes to its files past the system's cache, where the filesystem can do that: a copy there costs more than all
+    /// else that is done with it but hashing, and takes the room of what others read. For who takes in much and hands it out
+    /// later, as a registry does. Default: no, as what a program puts it mostly reads at once, which then would come from the disk.
+    pub const fn past_cache(mut self, past_cache: bool) -> Self {
+        self.past_cache = past_cache;
         self
     }
 

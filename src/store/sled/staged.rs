@@ -4,7 +4,7 @@
 //! session is suspended. A power cut may take a session back to its last checkpoint: the record holds two offsets, and the later
 //! one is believed only by the boot of the machine that wrote it.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::content;
 use super::desk::Steps;
+use super::direct::Written;
 use super::evict;
 use super::index::Changes;
 use super::layers::Finished;
@@ -61,7 +62,7 @@ enum Bytes {
     Held(Vec<u8>),
     /// In a file; `new` until its folder was synced.
     /// Counted are so many bytes of it as what the store takes.
-    File { id: Uuid, file: File, new: bool, counted: u64 },
+    File { id: Uuid, file: Written, new: bool, counted: u64 },
     /// Inside the index, but for what does not fill a chunk yet: in the index as it was when it had been opened again so often.
     Chunks { id: Uuid, tail: Vec<u8>, reopened: u64 },
 }
@@ -117,7 +118,10 @@ impl State {
                 file.set_len(checkpoint.offset).map_err(Error::io(format!("cutting content {id}")))?;
                 let counted = blocks(checkpoint.offset);
                 core.room.shrink(blocks(length) - counted);
-                state(checkpoint, Bytes::File { id, file, new: true, counted })
+                state(
+                    checkpoint,
+                    Bytes::File { id, file: Written::new(file, core.options.past_cache), new: true, counted },
+                )
             }
             Placement::Inline(id) => {
                 let reopened = core.reopened();
@@ -175,17 +179,18 @@ impl State {
         self.look_at_space(shared, bytes.len() as u64, has_room)?;
         self.check_reopened(shared, session)?;
         match &mut self.bytes {
-            Bytes::Held(_) => {}
+            Bytes::Held(_) => self.took(bytes),
             Bytes::File { id, file, counted, .. } => {
                 let needed = blocks(self.offset + bytes.len() as u64);
                 if needed > *counted {
                     shared.core.room.grow(needed - *counted, promise.as_deref_mut())?;
                     *counted = needed;
                 }
-                file.write_all_at(bytes, self.offset).map_err(|error| {
+                file.write_all_at(bytes, self.offset, &mut self.hasher).map_err(|error| {
                     *counted = shared.core.room.recount(&shared.core.folder.content(*id), *counted);
                     write_error(&shared.core, *id, bytes.len(), error)
                 })?;
+                self.offset += bytes.len() as u64;
             }
             Bytes::Chunks { id, tail, reopened } => {
                 let first = chunk_number(self.offset)?;
@@ -198,9 +203,9 @@ impl State {
                     append_chunks(shared, *id, first, joined, *reopened)?;
                 }
                 *tail = rest;
+                self.took(bytes);
             }
         }
-        self.took(bytes);
         if let Some(promise) = promise {
             // Whether it must is for those who come next.
             promise.try_to_keep_ahead();
@@ -250,8 +255,10 @@ impl State {
             let failed = |error| write_error(&shared.core, id, held.len(), error);
             let counted = blocks(held.len() as u64);
             shared.core.room.grow(counted, promise)?;
-            let written = content::create_file(&shared.core, id)
-                .and_then(|file| file.write_all_at(&held, 0).map(|()| file));
+            // These bytes are hashed already, and few.
+            let written = content::create_file(&shared.core, id).and_then(|file| {
+                file.write_all_at(&held, 0).map(|()| Written::new(file, shared.core.options.past_cache))
+            });
             let file = written.map_err(|error| {
                 shared.core.room.recount(&shared.core.folder.content(id), counted);
                 failed(error)
@@ -350,7 +357,7 @@ impl State {
     fn sync_file(&mut self, shared: &Shared, session: &Session) -> Result<()> {
         let Bytes::File { id, file, .. } = &self.bytes else { return Ok(()) };
         let id = *id;
-        let Err(error) = file.sync_data() else { return Ok(()) };
+        let Err(error) = file.file.sync_data() else { return Ok(()) };
         let last = self.durable.clone();
         self.go_back(session, &last)?;
         // A record of more than that must not be believed by the next process. Should this fail too, it is written at the end
@@ -415,7 +422,7 @@ impl State {
             Bytes::Held(held) => hasher.update(held),
             Bytes::File { id, file, .. } => {
                 let failed = |error| Error::io(format!("reading content {id}"))(error);
-                let mut file = file.try_clone().map_err(failed)?;
+                let mut file = file.file.try_clone().map_err(failed)?;
                 file.seek(SeekFrom::Start(0)).map_err(failed)?;
                 let mut bytes = file.take(self.offset);
                 let mut buffer = vec![0; 1 << 20];
@@ -456,8 +463,8 @@ impl State {
         if let Bytes::File { id, file, counted, .. } = &mut self.bytes {
             let failed = |error| Error::io(format!("cutting content {id}"))(error);
             // A write that failed half-way may have left more than was counted.
-            if file.metadata().map_err(failed)?.len() != self.offset {
-                file.set_len(self.offset).map_err(failed)?;
+            if file.file.metadata().map_err(failed)?.len() != self.offset {
+                file.file.set_len(self.offset).map_err(failed)?;
                 *counted = shared.core.room.recount(&shared.core.folder.content(*id), *counted);
             }
             self.sync_file(shared, session)?;
