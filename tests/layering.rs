@@ -60,6 +60,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("opentelemetry_sdk", &["bin"]),
     ("parse_size", &["bin"]),
     ("sd_notify", &["bin"]),
+    ("tikv_jemallocator", &["bin"]),
     ("toml", &["bin"]),
     ("tracing_opentelemetry", &["bin"]),
     ("ureq", &["bin"]),

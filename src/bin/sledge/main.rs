@@ -26,8 +26,12 @@ use std::io;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tikv_jemallocator::Jemalloc;
 
 use crate::printer::{Failure, Printer};
+
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 /// A container-image registry over a content-addressable store, in a single binary.
 #[derive(Parser)]
