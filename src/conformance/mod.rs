@@ -97,7 +97,8 @@ pub const RULES: &[Rule] = rules! {
         an_open_blob_never_shows_other_bytes
         a_blob_is_readable_only_where_it_is_linked
         names_of_full_length_work
-        neighbouring_names_are_kept_apart;
+        neighbouring_names_are_kept_apart
+        what_is_at_hand_is_what_is_there;
     push:
         all_missing_references_are_reported
         references_count_only_in_their_own_repository

@@ -6,7 +6,7 @@ use super::Harness;
 use super::scene::{Scene, absent, assert_error, image, image_document, index, media_type, tag, unique};
 use crate::error::Error;
 use crate::oci::{Algorithm, Descriptor, Manifest, MediaType, Reference, RepositoryName, Tag};
-use crate::store::{Content, Pinned};
+use crate::store::{Condition, Content, Pinned};
 
 /// Sizes of blobs at which a store may change its ways.
 const SIZES: [usize; 13] = [
@@ -57,10 +57,14 @@ fn check_content(content: &dyn Content, bytes: &[u8]) {
             let mut buffer = vec![0xA5; end - start];
             content.read_at(*start as u64, &mut buffer).unwrap();
             assert!(buffer == bytes[*start..*end], "bytes {start}..{end} of {size}");
+            buffer.fill(0xA5);
+            let at_hand = content.read_at_hand(*start as u64, &mut buffer);
+            assert!(buffer[..at_hand] == bytes[*start..start + at_hand], "at hand at {start} of {size}");
         }
         let mut beyond = vec![0; size - start + 1];
         let error = content.read_at(*start as u64, &mut beyond).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "from {start} beyond {size}");
+        assert_eq!(content.read_at_hand(*start as u64, &mut beyond), 0, "from {start} beyond {size}");
     }
     for position in [size as u64 + 1, u64::from(u32::MAX), u64::MAX] {
         let error = content.read_at(position, &mut [0]).unwrap_err();
@@ -231,4 +235,46 @@ pub fn neighbouring_names_are_kept_apart(harness: &dyn Harness) {
     for (scene, manifest) in scenes.iter().zip(&manifests).skip(1) {
         assert!(scene.has(manifest), "{} lost what {} deleted", scene.name, base.name);
     }
+}
+
+/// What a store answers at once is what it answers when it is asked: after each change, and however often it was asked before.
+pub fn what_is_at_hand_is_what_is_there(harness: &dyn Harness) {
+    let scene = Scene::new(harness);
+    let (store, name) = (&scene.store, &scene.name);
+    let image = scene.image(&["a", "b"]);
+    let config = image.contents().unwrap().references.first().unwrap().digest;
+    let references: [Reference; 3] = [tag("a").into(), tag("b").into(), (*image.digest()).into()];
+    let look = |after: &str| {
+        // The first time something may be at hand of before the change, and from then on of what was just asked.
+        for _ in 0..3 {
+            for reference in &references {
+                let at_hand = store.manifest_at_hand(name, reference);
+                let there = store.manifest(name, reference).ok();
+                assert!(at_hand.is_none() || at_hand == there, "manifest {reference} after {after}");
+                let at_hand = store.resolve_at_hand(name, reference);
+                let there = store.resolve(name, reference).ok();
+                assert!(at_hand.is_none() || at_hand == there, "descriptor of {reference} after {after}");
+            }
+            let at_hand = store.stat_at_hand(name, &config);
+            let there = store.stat(name, &config).ok();
+            assert!(at_hand.is_none() || at_hand == there, "the blob after {after}");
+            let at_hand = store.tags_at_hand(name, None, 9);
+            let there = store.tags(name, None, 9).ok();
+            assert!(at_hand.is_none() || at_hand == there, "the tags after {after}");
+        }
+    };
+    look("a push");
+    store.delete_tag(name, &tag("a")).unwrap();
+    look("the end of a tag");
+    scene.image(&["a", "b"]);
+    look("moving a tag");
+    store.tag(name, image.digest(), &tag("b"), &Condition::Any).unwrap();
+    look("moving it back");
+    store.delete_blob(name, &config).unwrap();
+    look("the end of a blob");
+    store.delete_manifest(name, image.digest(), &Pinned::none()).unwrap();
+    look("the end of a manifest");
+    let elsewhere = scene.elsewhere();
+    assert_eq!(elsewhere.store.manifest_at_hand(&elsewhere.name, &tag("a").into()), None);
+    assert_eq!(elsewhere.store.stat_at_hand(&elsewhere.name, &config), None);
 }

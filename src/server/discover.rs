@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use http::header::LINK;
 use http::{Response, StatusCode};
+use serde::Serialize;
 use serde_json::json;
 
 use super::admission::Caller;
@@ -12,7 +13,7 @@ use super::bridge::{Heavy, blocking};
 use super::reply::{FILTERS_APPLIED, Reply, path};
 use crate::error::{Error, Result};
 use crate::oci::{Digest, MAX_MANIFEST_SIZE, MediaType, RepositoryName, Tag};
-use crate::store::{Page, Store};
+use crate::store::{Page, Store, Tagged};
 use crate::wire::{Refusal, Request};
 
 /// The entries of a page where the client names no number.
@@ -70,7 +71,8 @@ pub(super) async fn repositories(
                 place: Some(place),
             }),
         };
-        Ok(listing(StatusCode::OK, next.as_ref(), &json!({ "repositories": found })))
+        let json = json!({ "repositories": found }).to_string().into_bytes();
+        Ok(listing(StatusCode::OK, next.as_ref(), json))
     })
     .await?)
 }
@@ -122,23 +124,35 @@ pub(super) async fn tags(
     n: Option<usize>,
     last: Option<Tag>,
 ) -> Result<Response<Body>, Refusal> {
+    let n = n.unwrap_or(PAGE).min(LONGEST_PAGE);
+    // No tags may be asked for, but whether there is such a repository still is.
+    let limit = n.max(1);
+    if let Some(page) = store.tags_at_hand(&repository, last.as_ref(), limit) {
+        return Ok(tags_reply(repository, n, page));
+    }
     let store = Arc::clone(store);
     Ok(blocking(move || {
-        let n = n.unwrap_or(PAGE).min(LONGEST_PAGE);
-        // No tags are asked for, but whether there is such a repository still is.
-        let mut page = store.tags(&repository, last.as_ref(), n.max(1))?;
-        if n == 0 {
-            page = Page::default();
-        }
-        let next = next(&page, |last| Request::Tags {
-            repository: repository.clone(),
-            n: Some(n),
-            last: Some(last.tag.clone()),
-        });
-        let tags: Vec<&Tag> = page.items.iter().map(|tagged| &tagged.tag).collect();
-        Ok(listing(StatusCode::OK, next.as_ref(), &json!({ "name": repository, "tags": tags })))
+        let page = store.tags(&repository, last.as_ref(), limit)?;
+        Ok(tags_reply(repository, n, page))
     })
     .await?)
+}
+
+fn tags_reply(repository: RepositoryName, n: usize, mut page: Page<Tagged>) -> Response<Body> {
+    if n == 0 {
+        page = Page::default();
+    }
+    let listed = TagList { name: &repository, tags: page.items.iter().map(|tagged| &tagged.tag).collect() };
+    let json = serde_json::to_vec(&listed).unwrap_or_default();
+    let next = next(&page, |last| Request::Tags { repository, n: Some(n), last: Some(last.tag.clone()) });
+    listing(StatusCode::OK, next.as_ref(), json)
+}
+
+/// As the spec has it.
+#[derive(Serialize)]
+struct TagList<'a> {
+    name: &'a RepositoryName,
+    tags: Vec<&'a Tag>,
 }
 
 pub(super) async fn referrers(
@@ -237,10 +251,10 @@ fn link(next: &Request) -> String {
     format!("<{}>; rel=\"next\"", path(next))
 }
 
-fn listing(status: StatusCode, next: Option<&Request>, listing: &serde_json::Value) -> Response<Body> {
+fn listing(status: StatusCode, next: Option<&Request>, listing: Vec<u8>) -> Response<Body> {
     let mut reply = Reply::new(status);
     if let Some(next) = next {
         reply = reply.header(LINK, link(next));
     }
-    reply.bytes("application/json", listing.to_string())
+    reply.bytes("application/json", listing)
 }

@@ -105,8 +105,13 @@ pub(super) async fn blob_head(
     digest: Digest,
     parts: &Parts,
 ) -> Result<Response<Body>, Refusal> {
-    let store = Arc::clone(store);
-    let stat = blocking(move || store.stat(&repository, &digest)).await?;
+    let stat = match store.stat_at_hand(&repository, &digest) {
+        Some(stat) => stat,
+        None => {
+            let store = Arc::clone(store);
+            blocking(move || store.stat(&repository, &digest)).await?
+        }
+    };
     if has_already(&parts.headers, &digest) {
         return Ok(not_modified(&digest));
     }
@@ -124,9 +129,13 @@ pub(super) async fn manifest(
     parts: &Parts,
     told: Option<PullTold>,
 ) -> Result<Response<Body>, Refusal> {
-    let store = Arc::clone(store);
-    let (name, by) = (repository.clone(), reference.clone());
-    let manifest = blocking(move || store.manifest(&name, &by)).await?;
+    let manifest = match store.manifest_at_hand(&repository, &reference) {
+        Some(manifest) => manifest,
+        None => {
+            let (store, name, by) = (Arc::clone(store), repository.clone(), reference.clone());
+            blocking(move || store.manifest(&name, &by)).await?
+        }
+    };
     if has_already(&parts.headers, manifest.digest()) {
         return Ok(not_modified(manifest.digest()));
     }
@@ -150,8 +159,13 @@ pub(super) async fn manifest_head(
     reference: Reference,
     parts: &Parts,
 ) -> Result<Response<Body>, Refusal> {
-    let store = Arc::clone(store);
-    let descriptor = blocking(move || store.resolve(&repository, &reference)).await?;
+    let descriptor = match store.resolve_at_hand(&repository, &reference) {
+        Some(descriptor) => descriptor,
+        None => {
+            let store = Arc::clone(store);
+            blocking(move || store.resolve(&repository, &reference)).await?
+        }
+    };
     if has_already(&parts.headers, &descriptor.digest) {
         return Ok(not_modified(&descriptor.digest));
     }

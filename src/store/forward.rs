@@ -18,14 +18,23 @@ macro_rules! forward_pull {
         fn manifest(&$self, repository: &RepositoryName, reference: &Reference) -> Result<Manifest> {
             $store.manifest(repository, reference)
         }
+        fn manifest_at_hand(&$self, repository: &RepositoryName, reference: &Reference) -> Option<Manifest> {
+            $store.manifest_at_hand(repository, reference)
+        }
         fn resolve(&$self, repository: &RepositoryName, reference: &Reference) -> Result<Descriptor> {
             $store.resolve(repository, reference)
+        }
+        fn resolve_at_hand(&$self, repository: &RepositoryName, reference: &Reference) -> Option<Descriptor> {
+            $store.resolve_at_hand(repository, reference)
         }
         fn blob(&$self, repository: &RepositoryName, digest: &Digest) -> Result<Blob> {
             $store.blob(repository, digest)
         }
         fn stat(&$self, repository: &RepositoryName, digest: &Digest) -> Result<BlobStat> {
             $store.stat(repository, digest)
+        }
+        fn stat_at_hand(&$self, repository: &RepositoryName, digest: &Digest) -> Option<BlobStat> {
+            $store.stat_at_hand(repository, digest)
         }
         }
     };
@@ -72,6 +81,9 @@ macro_rules! forward_discover {
         }
         fn tags(&$self, repository: &RepositoryName, after: Option<&Tag>, limit: usize) -> Result<Page<Tagged>> {
             $store.tags(repository, after, limit)
+        }
+        fn tags_at_hand(&$self, repository: &RepositoryName, after: Option<&Tag>, limit: usize) -> Option<Page<Tagged>> {
+            $store.tags_at_hand(repository, after, limit)
         }
         fn referrers(
             &$self,

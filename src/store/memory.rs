@@ -67,8 +67,16 @@ impl Pull for Memory {
         self.state().manifest(repository, reference).cloned()
     }
 
+    fn manifest_at_hand(&self, repository: &RepositoryName, reference: &Reference) -> Option<Manifest> {
+        self.state.try_lock().ok()?.manifest(repository, reference).ok().cloned()
+    }
+
     fn resolve(&self, repository: &RepositoryName, reference: &Reference) -> Result<Descriptor> {
         self.state().manifest(repository, reference).map(Manifest::descriptor)
+    }
+
+    fn resolve_at_hand(&self, repository: &RepositoryName, reference: &Reference) -> Option<Descriptor> {
+        self.state.try_lock().ok()?.manifest(repository, reference).ok().map(Manifest::descriptor)
     }
 
     fn blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Blob> {
@@ -79,6 +87,10 @@ impl Pull for Memory {
 
     fn stat(&self, repository: &RepositoryName, digest: &Digest) -> Result<BlobStat> {
         self.state().blob(repository, digest).map(|stored| stored.stat)
+    }
+
+    fn stat_at_hand(&self, repository: &RepositoryName, digest: &Digest) -> Option<BlobStat> {
+        self.state.try_lock().ok()?.blob(repository, digest).ok().map(|stored| stored.stat)
     }
 }
 
@@ -208,6 +220,11 @@ impl Discover for Memory {
             updated_at: pointer.updated_at,
         });
         Ok(page(tags, limit))
+    }
+
+    /// A page costs what it is long.
+    fn tags_at_hand(&self, _: &RepositoryName, _: Option<&Tag>, _: usize) -> Option<Page<Tagged>> {
+        None
     }
 
     fn referrers(

@@ -56,11 +56,18 @@ pub trait Pull: Send + Sync {
     /// [`Error::ManifestUnknown`](crate::Error::ManifestUnknown), also where the repository is unknown.
     fn manifest(&self, repository: &RepositoryName, reference: &Reference) -> Result<Manifest>;
 
+    /// The same, where it can be told at once: without waiting for a disk, or for anybody who does. `None` says nothing; then
+    /// [`Pull::manifest`] does. What was deleted or moved is not at hand.
+    fn manifest_at_hand(&self, repository: &RepositoryName, reference: &Reference) -> Option<Manifest>;
+
     /// The manifest's descriptor, without reading its bytes. Artifact type and annotations are left out.
     ///
     /// # Errors
     /// As [`Pull::manifest`].
     fn resolve(&self, repository: &RepositoryName, reference: &Reference) -> Result<Descriptor>;
+
+    /// The same, where it can be told at once: as [`Pull::manifest_at_hand`].
+    fn resolve_at_hand(&self, repository: &RepositoryName, reference: &Reference) -> Option<Descriptor>;
 
     /// A blob, opened: it stays readable through this value when it is deleted meanwhile, or reading fails with an error.
     ///
@@ -73,6 +80,9 @@ pub trait Pull: Send + Sync {
     /// # Errors
     /// As [`Pull::blob`].
     fn stat(&self, repository: &RepositoryName, digest: &Digest) -> Result<BlobStat>;
+
+    /// The same, where it can be told at once: as [`Pull::manifest_at_hand`].
+    fn stat_at_hand(&self, repository: &RepositoryName, digest: &Digest) -> Option<BlobStat>;
 }
 
 /// Adding content.
@@ -182,6 +192,14 @@ pub trait Discover: Send + Sync {
     /// [`Error::RepositoryUnknown`](crate::Error::RepositoryUnknown).
     fn tags(&self, repository: &RepositoryName, after: Option<&Tag>, limit: usize) -> Result<Page<Tagged>>;
 
+    /// The same, where it can be told at once: as [`Pull::manifest_at_hand`].
+    fn tags_at_hand(
+        &self,
+        repository: &RepositoryName,
+        after: Option<&Tag>,
+        limit: usize,
+    ) -> Option<Page<Tagged>>;
+
     /// The manifests whose subject is `subject`, with artifact type and annotations, by digest. Neither the subject nor the
     /// repository need exist: then there are none.
     ///
@@ -274,6 +292,10 @@ pub trait Content: Send + Sync {
     /// [`io::ErrorKind::UnexpectedEof`] beyond the end; otherwise what the storage fails with.
     fn read_at(&self, position: u64, buffer: &mut [u8]) -> io::Result<()>;
 
+    /// Reads from the position on what can be had at once, without waiting for a disk, and says how much that was: the beginning of
+    /// the buffer. Of what is not had, nothing is known; [`Content::read_at`] reads it.
+    fn read_at_hand(&self, position: u64, buffer: &mut [u8]) -> usize;
+
     /// The bytes without a copy, where the store can give them so.
     fn view(&self) -> Option<View>;
 
@@ -287,6 +309,9 @@ pub trait Content: Send + Sync {
 pub trait Check: Send + Sync {
     /// Sees the next piece.
     fn update(&mut self, piece: &[u8]);
+
+    /// Whether seeing a piece takes longer than reading it from memory.
+    fn takes_long(&self) -> bool;
 
     /// Judges what it saw, which was all of the blob: what was read until now may be taken for the whole only if this succeeds.
     /// May block.

@@ -1,8 +1,9 @@
 //! Stores that each break the contract in one way, to show that the suite sees it.
 
+use std::collections::HashMap;
 use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use sledge::conformance::RULES;
@@ -35,10 +36,12 @@ enum Fault {
     AdmitsSecondWriters,
     CancelsOnlyOnce,
     MountsWithoutAsking,
+    HasDeletedManifestsAtHand,
+    HasMovedTagsAtHand,
 }
 
 /// Each fault with a rule that must not hold then.
-const SEEN_BY: [(Fault, &str); 19] = [
+const SEEN_BY: [(Fault, &str); 21] = [
     (Fault::DeletesTheManifestWithItsTag, "manage::deleting_a_tag_leaves_the_manifest"),
     (Fault::KeepsTaggedManifests, "manage::deleting_a_manifest_removes_its_tags"),
     (Fault::ReportsOneMissingReference, "push::all_missing_references_are_reported"),
@@ -58,6 +61,8 @@ const SEEN_BY: [(Fault, &str); 19] = [
     (Fault::AdmitsSecondWriters, "uploads::a_second_writer_is_refused"),
     (Fault::CancelsOnlyOnce, "uploads::cancelling_is_idempotent"),
     (Fault::MountsWithoutAsking, "manage::a_mount_from_anywhere_asks_for_admission"),
+    (Fault::HasDeletedManifestsAtHand, "pull::what_is_at_hand_is_what_is_there"),
+    (Fault::HasMovedTagsAtHand, "pull::what_is_at_hand_is_what_is_there"),
 ];
 
 #[test]
@@ -75,14 +80,17 @@ fn the_suite_sees_every_fault() {
 struct Broken {
     memory: Memory,
     fault: Fault,
+    /// What was read by each reference, whatever the repository.
+    read: Mutex<HashMap<Reference, Manifest>>,
 }
 
 impl Broken {
     fn new(memory: Memory, fault: Fault) -> Self {
-        match fault {
-            Fault::AdmitsSecondWriters => Self { memory: Memory::with_writer_silence(Duration::ZERO), fault },
-            _ => Self { memory, fault },
-        }
+        let memory = match fault {
+            Fault::AdmitsSecondWriters => Memory::with_writer_silence(Duration::ZERO),
+            _ => memory,
+        };
+        Self { memory, fault, read: Mutex::default() }
     }
 
     fn upload(&self, upload: Box<dyn Upload>) -> Box<dyn Upload> {
@@ -93,14 +101,28 @@ impl Broken {
 impl Pull for Broken {
     fn manifest(&self, repository: &RepositoryName, reference: &Reference) -> Result<Manifest> {
         let manifest = self.memory.manifest(repository, reference)?;
+        self.read.lock().unwrap().insert(reference.clone(), manifest.clone());
         if self.fault != Fault::ReformatsManifests {
             return Ok(manifest);
         }
         Ok(Manifest::new(manifest.media_type().clone(), manifest.bytes().trim_ascii().to_vec()))
     }
 
+    fn manifest_at_hand(&self, repository: &RepositoryName, reference: &Reference) -> Option<Manifest> {
+        let read = self.read.lock().unwrap().get(reference).cloned();
+        match (self.fault, reference) {
+            (Fault::HasDeletedManifestsAtHand, Reference::Digest(_))
+            | (Fault::HasMovedTagsAtHand, Reference::Tag(_)) => read,
+            _ => self.memory.manifest_at_hand(repository, reference),
+        }
+    }
+
     fn resolve(&self, repository: &RepositoryName, reference: &Reference) -> Result<Descriptor> {
         self.memory.resolve(repository, reference)
+    }
+
+    fn resolve_at_hand(&self, repository: &RepositoryName, reference: &Reference) -> Option<Descriptor> {
+        self.memory.resolve_at_hand(repository, reference)
     }
 
     fn blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Blob> {
@@ -119,6 +141,10 @@ impl Pull for Broken {
 
     fn stat(&self, repository: &RepositoryName, digest: &Digest) -> Result<BlobStat> {
         self.memory.stat(repository, digest)
+    }
+
+    fn stat_at_hand(&self, repository: &RepositoryName, digest: &Digest) -> Option<BlobStat> {
+        self.memory.stat_at_hand(repository, digest)
     }
 }
 
@@ -220,6 +246,15 @@ impl Discover for Broken {
         let more = items.len() > limit;
         items.truncate(limit);
         Ok(Page { items, more })
+    }
+
+    fn tags_at_hand(
+        &self,
+        repository: &RepositoryName,
+        after: Option<&Tag>,
+        limit: usize,
+    ) -> Option<Page<Tagged>> {
+        self.memory.tags_at_hand(repository, after, limit)
     }
 
     fn referrers(
@@ -326,6 +361,10 @@ impl Content for Endless {
             buffer.fill(0);
             Ok(())
         })
+    }
+
+    fn read_at_hand(&self, position: u64, buffer: &mut [u8]) -> usize {
+        self.0.read_at_hand(position, buffer)
     }
 
     fn view(&self) -> Option<View> {

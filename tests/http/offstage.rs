@@ -108,9 +108,18 @@ impl Pull for Offstage {
         self.store.manifest(repository, reference)
     }
 
+    /// This may be asked for anywhere.
+    fn manifest_at_hand(&self, repository: &RepositoryName, reference: &Reference) -> Option<Manifest> {
+        self.store.manifest_at_hand(repository, reference)
+    }
+
     fn resolve(&self, repository: &RepositoryName, reference: &Reference) -> Result<Descriptor> {
         watch();
         self.store.resolve(repository, reference)
+    }
+
+    fn resolve_at_hand(&self, repository: &RepositoryName, reference: &Reference) -> Option<Descriptor> {
+        self.store.resolve_at_hand(repository, reference)
     }
 
     fn blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Blob> {
@@ -124,6 +133,10 @@ impl Pull for Offstage {
     fn stat(&self, repository: &RepositoryName, digest: &Digest) -> Result<BlobStat> {
         watch();
         self.store.stat(repository, digest)
+    }
+
+    fn stat_at_hand(&self, repository: &RepositoryName, digest: &Digest) -> Option<BlobStat> {
+        self.store.stat_at_hand(repository, digest)
     }
 }
 
@@ -211,6 +224,15 @@ impl Discover for Offstage {
     fn tags(&self, repository: &RepositoryName, after: Option<&Tag>, limit: usize) -> Result<Page<Tagged>> {
         watch();
         self.store.tags(repository, after, limit)
+    }
+
+    fn tags_at_hand(
+        &self,
+        repository: &RepositoryName,
+        after: Option<&Tag>,
+        limit: usize,
+    ) -> Option<Page<Tagged>> {
+        self.store.tags_at_hand(repository, after, limit)
     }
 
     fn referrers(
@@ -314,6 +336,10 @@ impl Content for Part {
         self.content.read_at(position, buffer)
     }
 
+    fn read_at_hand(&self, position: u64, buffer: &mut [u8]) -> usize {
+        self.content.read_at_hand(position, buffer)
+    }
+
     fn view(&self) -> Option<View> {
         let view = self.content.view()?;
         self.seen.views.fetch_add(1, Ordering::SeqCst);
@@ -329,8 +355,14 @@ struct PartCheck(Box<dyn Check>);
 
 impl Check for PartCheck {
     fn update(&mut self, piece: &[u8]) {
-        watch();
+        if self.takes_long() {
+            watch();
+        }
         self.0.update(piece);
+    }
+
+    fn takes_long(&self) -> bool {
+        self.0.takes_long()
     }
 
     fn finish(self: Box<Self>) -> io::Result<()> {

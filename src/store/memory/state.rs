@@ -158,6 +158,10 @@ impl Content for Bytes {
         Ok(())
     }
 
+    fn read_at_hand(&self, position: u64, buffer: &mut [u8]) -> usize {
+        self.read_at(position, buffer).map_or(0, |()| buffer.len())
+    }
+
     fn view(&self) -> Option<View> {
         Some(View::new(Arc::new(self.clone())))
     }

@@ -1,10 +1,11 @@
 //! Bytes: in chunks inside the index, or in files that never move.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, IoSliceMut};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
+use rustix::io::{ReadWriteFlags, preadv2};
 use uuid::Uuid;
 
 use super::desk::Steps;
@@ -173,6 +174,10 @@ impl Content for Bytes {
         Ok(())
     }
 
+    fn read_at_hand(&self, position: u64, buffer: &mut [u8]) -> usize {
+        self.read_at(position, buffer).map_or(0, |()| buffer.len())
+    }
+
     fn view(&self) -> Option<View> {
         Some(View::new(Arc::new(Self(Arc::clone(&self.0)))))
     }
@@ -213,6 +218,10 @@ impl Content for Chunks {
         read.map_err(|error| self.opened.met(io::Error::other(error)))
     }
 
+    fn read_at_hand(&self, _position: u64, _buffer: &mut [u8]) -> usize {
+        0
+    }
+
     fn view(&self) -> Option<View> {
         None
     }
@@ -240,6 +249,15 @@ impl Content for InFile {
     fn read_at(&self, position: u64, buffer: &mut [u8]) -> io::Result<()> {
         check_range(self.size, position, buffer.len())?;
         self.file.read_exact_at(buffer, position).map_err(|error| self.opened.met(error))
+    }
+
+    fn read_at_hand(&self, position: u64, buffer: &mut [u8]) -> usize {
+        if check_range(self.size, position, buffer.len()).is_err() {
+            return 0;
+        }
+        // What the system's cache has not is refused, and so is the whole by systems that do not know the flag.
+        preadv2(&self.file, &mut [IoSliceMut::new(buffer)], position, ReadWriteFlags::NOWAIT)
+            .unwrap_or_default()
     }
 
     fn view(&self) -> Option<View> {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::hot::Hot;
 use super::index::{Changes, Index, MARK_SIZE};
 use super::journal::Journal;
 use super::leftovers::Retired;
@@ -43,6 +44,7 @@ pub(super) struct Desk<'a> {
     /// How many entries were removed since the index was last rewritten, or that was last tried.
     removed: &'a mut u64,
     outbox: &'a Outbox,
+    hot: &'a Hot,
     /// On whose behalf the work is done that is being done.
     by: Option<Arc<Initiator>>,
     /// The first failure of the index itself. What comes after it is refused: the index must be opened again (D8).
@@ -57,9 +59,21 @@ impl<'a> Desk<'a> {
         retired: &'a mut Vec<Retired>,
         copying: &'a mut Copying,
         removed: &'a mut u64,
-        outbox: &'a Outbox,
+        (outbox, hot): (&'a Outbox, &'a Hot),
     ) -> Self {
-        Self { index, now, reopened, entered, retired, copying, removed, outbox, by: None, failure: None }
+        Self {
+            index,
+            now,
+            reopened,
+            entered,
+            retired,
+            copying,
+            removed,
+            outbox,
+            hot,
+            by: None,
+            failure: None,
+        }
     }
 
     pub(super) const fn index(&self) -> &Index {
@@ -104,7 +118,9 @@ impl<'a> Desk<'a> {
         let changes = numbered.as_ref().unwrap_or(changes);
         *self.entered += changes.size();
         *self.removed += changes.entries().filter(|(_, _, value)| value.is_none()).count() as u64;
+        let changing = self.hot.changing(changes);
         let outcome = self.index.apply(changes);
+        drop(changing);
         self.noting(outcome)?;
         self.outbox.made(changes);
         if let Some(journal) = &mut self.copying.journal {

@@ -50,12 +50,14 @@ const PARTS: usize = 1 << 15;
 /// How many entries of `used-1` are read at a time.
 const PAGE: usize = 64;
 
+/// Whether a use is to be written down of a manifest that was last used then.
+pub(super) fn notes_use(core: &Core, used_at: Uptime) -> bool {
+    !matches!(core.options.when_full, WhenFull::Refuse) && core.clock.now().since(used_at) >= WRITTEN_EVERY
+}
+
 /// Notes that a manifest was pulled, where that will matter. Nobody waits for it, and a power cut may forget it.
 pub(super) fn note_use(shared: &Shared, repository: &RepositoryName, digest: &Digest, recorded: &Recorded) {
-    let core = &shared.core;
-    if matches!(core.options.when_full, WhenFull::Refuse)
-        || core.clock.now().since(recorded.used_at) < WRITTEN_EVERY
-    {
+    if !notes_use(&shared.core, recorded.used_at) {
         return;
     }
     let (repository, digest) = (repository.clone(), *digest);

@@ -18,6 +18,7 @@ mod finder;
 mod folder;
 mod forecast;
 mod gaps;
+mod hot;
 mod index;
 mod journal;
 mod keep;

@@ -131,6 +131,10 @@ impl Check for Watching {
         }
     }
 
+    fn takes_long(&self) -> bool {
+        matches!(self.known, Known::Digest(_))
+    }
+
     fn finish(self: Box<Self>) -> io::Result<()> {
         let Self { opened, known, checksum } = *self;
         let checksum = checksum.finalize();

@@ -14,6 +14,7 @@ use super::desk::Desk;
 use super::discover;
 use super::evict;
 use super::folder::{self, Folder};
+use super::hot::{Found, Hot};
 use super::index::{Index, Location};
 use super::keep;
 use super::layers;
@@ -64,6 +65,7 @@ pub(super) struct Core {
     reopened: AtomicU64,
     pub(super) room: Room,
     pub(super) outbox: Outbox,
+    pub(super) hot: Hot,
     /// Tells this boot of the machine from others, where the system says.
     pub(super) boot: Option<Uuid>,
 }
@@ -89,6 +91,7 @@ impl Core {
         if let Some(index) = place.take() {
             index.close_after_failure();
         }
+        drop(self.hot.changing_all());
     }
 
     /// Whether new content of so many bytes is to be inline.
@@ -116,6 +119,8 @@ impl Core {
         if let Some(index) = place.take() {
             index.close_after_failure();
         }
+        // What was read here may be gone. Nobody reads now, and what was read before is not kept after this.
+        drop(self.hot.changing_all());
         self.reopened.fetch_add(1, Ordering::AcqRel);
         self.folder.make_room();
         self.folder.settle_index()?;
@@ -156,6 +161,7 @@ impl Sled {
             reopened: AtomicU64::new(0),
             room,
             outbox,
+            hot: Hot::new(),
             index: ShardedLock::new(Some(index)),
             location,
             folder,
@@ -186,13 +192,22 @@ impl Sled {
         repository: &RepositoryName,
         digest: &Digest,
     ) -> Result<()> {
-        let core = &self.0.core;
-        let Some(since) = stamp else { return Ok(()) };
-        if core.clock.now().since(since) <= core.options.grace / 2 {
+        if !self.renews(stamp) {
             return Ok(());
         }
         let (repository, digest) = (repository.clone(), *digest);
         self.0.writer.run(REMOVE, move |desk| keep::renew(desk, kind, &repository, &digest))
+    }
+
+    fn renews(&self, stamp: Option<Uptime>) -> bool {
+        let core = &self.0.core;
+        stamp.is_some_and(|since| core.clock.now().since(since) > core.options.grace / 2)
+    }
+
+    /// What asks for a change is for who may wait.
+    fn unless_due<T>(&self, found: Found<T>) -> Option<T> {
+        let notes_use = found.used_at.is_some_and(|used_at| evict::notes_use(&self.0.core, used_at));
+        (!notes_use && !self.renews(found.unkept_since)).then_some(found.value)
     }
 
     /// The manifest's record and the digest that the reference stands for.
@@ -241,27 +256,46 @@ fn read_stable<R: PartialEq, T>(
 impl Pull for Sled {
     fn manifest(&self, repository: &RepositoryName, reference: &Reference) -> Result<Manifest> {
         let core = &self.0.core;
+        let reading = core.hot.reading();
         read_stable(
             || self.find(repository, reference),
             |(digest, record)| {
                 evict::note_use(&self.0, repository, digest, record);
                 let bytes = core.read(|index| content::read_whole(index, core, &record.content))?;
                 let media_type: MediaType = record.media_type.parse()?;
-                Manifest::verified(media_type, bytes, digest).map_err(|error| {
+                let manifest = Manifest::verified(media_type, bytes, digest).map_err(|error| {
                     damaged(&format!("manifest {digest} in {repository}"), &error.to_string())
-                })
+                })?;
+                let schema::Manifest { used_at, unkept_since, .. } = *record;
+                let found = Found { value: manifest, used_at: Some(used_at), unkept_since };
+                core.hot.keep_manifest(reading, (repository, reference), &found);
+                Ok(found.value)
             },
             |(digest, record)| self.doubt(&Owned::manifest(repository, digest, record)),
         )
     }
 
+    fn manifest_at_hand(&self, repository: &RepositoryName, reference: &Reference) -> Option<Manifest> {
+        self.unless_due(self.0.core.hot.manifest(repository, reference)?)
+    }
+
     fn resolve(&self, repository: &RepositoryName, reference: &Reference) -> Result<Descriptor> {
+        let core = &self.0.core;
+        let reading = core.hot.reading();
         let (digest, record) = self.find(repository, reference)?;
         evict::note_use(&self.0, repository, &digest, &record);
         if matches!(reference, Reference::Digest(_)) {
             self.renew(Kept::Manifest, record.unkept_since, repository, &digest)?;
         }
-        manifests::descriptor(digest, &record)
+        let descriptor = manifests::descriptor(digest, &record)?;
+        let schema::Manifest { used_at, unkept_since, .. } = record;
+        let found = Found { value: descriptor, used_at: Some(used_at), unkept_since };
+        core.hot.keep_descriptor(reading, (repository, reference), &found);
+        Ok(found.value)
+    }
+
+    fn resolve_at_hand(&self, repository: &RepositoryName, reference: &Reference) -> Option<Descriptor> {
+        self.unless_due(self.0.core.hot.descriptor(repository, reference)?)
     }
 
     fn blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Blob> {
@@ -277,9 +311,18 @@ impl Pull for Sled {
     }
 
     fn stat(&self, repository: &RepositoryName, digest: &Digest) -> Result<BlobStat> {
-        let (layer, link) = self.0.core.read(|index| layers::look(index, repository, digest))?;
+        let core = &self.0.core;
+        let reading = core.hot.reading();
+        let (layer, link) = core.read(|index| layers::look(index, repository, digest))?;
+        let stat = layers::stat(digest, &layer);
+        let found = Found { value: stat, used_at: None, unkept_since: link.unreferenced_since };
+        core.hot.keep_blob(reading, (repository, digest), &found);
         self.renew(Kept::Link, link.unreferenced_since, repository, digest)?;
-        Ok(layers::stat(digest, &layer))
+        Ok(stat)
+    }
+
+    fn stat_at_hand(&self, repository: &RepositoryName, digest: &Digest) -> Option<BlobStat> {
+        self.unless_due(self.0.core.hot.blob(repository, digest)?)
     }
 }
 
@@ -387,7 +430,20 @@ impl Discover for Sled {
     }
 
     fn tags(&self, repository: &RepositoryName, after: Option<&Tag>, limit: usize) -> Result<Page<Tagged>> {
-        self.0.core.read(|index| discover::tags(index, repository, after, limit))
+        let core = &self.0.core;
+        let reading = core.hot.reading();
+        let page = core.read(|index| discover::tags(index, repository, after, limit))?;
+        core.hot.keep_tags(reading, (repository, after, limit), &page);
+        Ok(page)
+    }
+
+    fn tags_at_hand(
+        &self,
+        repository: &RepositoryName,
+        after: Option<&Tag>,
+        limit: usize,
+    ) -> Option<Page<Tagged>> {
+        self.0.core.hot.tags(repository, after, limit)
     }
 
     fn referrers(

@@ -5,6 +5,7 @@ mod events;
 mod evict;
 mod forecast;
 mod forged;
+mod hot;
 mod leftovers;
 mod verify;
 

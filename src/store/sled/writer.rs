@@ -211,7 +211,7 @@ impl State {
             &mut self.retired,
             &mut self.copying,
             &mut self.removed,
-            &core.outbox,
+            (&core.outbox, &core.hot),
         )
     }
 
