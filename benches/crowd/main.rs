@@ -13,11 +13,12 @@
     reason = "a benchmark stops at the first surprise, and prints what it measured"
 )]
 
-use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+#[path = "../common/server.rs"]
+mod server;
+
+use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -25,6 +26,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sledge::oci::Algorithm;
+
+use crate::server::Server;
 
 /// How often a byte comes of each upload.
 const PACE: Duration = Duration::from_millis(500);
@@ -42,12 +45,12 @@ fn main() -> ExitCode {
     };
     allow_descriptors(connections + uploads + 100);
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let server = Server::start(folder.path());
+    let server = Server::sledge(folder.path(), &["--connections", "0", "--header-limit", "30m"]);
     let manifest = server.push();
 
     server.time(&manifest);
     let quiet = server.time(&manifest);
-    let before = server.memory();
+    let before = server.memory("VmRSS");
     // Each has asked once: a connection of which nothing came yet costs less.
     let mut idle: Vec<TcpStream> = (0..connections).map(|_| server.connect()).collect();
     for connection in &mut idle {
@@ -65,7 +68,7 @@ fn main() -> ExitCode {
         })
     };
     let crowded = server.time(&manifest);
-    let after = server.memory();
+    let after = server.memory("VmRSS");
     over.store(true, Ordering::Relaxed);
     trickling.join().unwrap();
     let still = idle.iter_mut().map(|connection| ask(connection, &manifest)).count();
@@ -102,27 +105,7 @@ impl std::fmt::Display for Times {
     }
 }
 
-struct Server {
-    process: Child,
-    address: String,
-}
-
 impl Server {
-    fn start(folder: &Path) -> Self {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_sledge"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--log", "error", "--connections", "0"])
-            .args(["--header-limit", "30m", "--data"])
-            .arg(folder)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(process.stderr.take().unwrap()).read_line(&mut line).unwrap();
-        let address = line.split("http://").nth(1).and_then(|rest| rest.split(',').next());
-        let address = address.unwrap_or_else(|| panic!("unexpected first line: {line}")).to_owned();
-        Self { process, address }
-    }
-
     fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(&self.address).unwrap();
         stream.set_nodelay(true).unwrap();
@@ -175,19 +158,6 @@ impl Server {
             .collect();
         times.sort_by(f64::total_cmp);
         Times { median: times[ASKED / 2], slowest_of_100: times[ASKED / 100 * 99] }
-    }
-
-    fn memory(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        line.split_whitespace().next().unwrap().parse::<u64>().unwrap() << 10
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
     }
 }
 

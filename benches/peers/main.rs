@@ -22,6 +22,8 @@
 mod cases;
 mod client;
 mod floor;
+#[path = "../common/server.rs"]
+mod server;
 mod servers;
 
 use std::fs;
@@ -32,7 +34,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::cases::{CASES, Case, Kind, MIB};
-use crate::servers::Server;
+use crate::server::Server;
 
 /// The part of the floor that is always enough.
 const OF_THE_FLOOR: f64 = 0.6;
@@ -53,7 +55,7 @@ fn main() -> ExitCode {
         println!("docker-registry is not installed: benches/compare.sh does it");
         return ExitCode::FAILURE;
     };
-    let (sledge, files) = (Server::sledge(&folder.path().join("sledge")), folder.path().join("files"));
+    let (sledge, files) = (Server::sledge(&folder.path().join("sledge"), &[]), folder.path().join("files"));
     fs::create_dir(&files).unwrap();
     let nginx = Server::nginx(folder.path());
     println!("| case | docker-registry | nginx | floor | sledge | times | bar |");
@@ -154,7 +156,7 @@ fn memory(folder: &Path, report: &mut Report) {
     let pulls = cases::case("200 pulls of 100 MiB at once", Kind::Pull, 100 * MIB, 200, 200, 0.0);
     for (case, limit) in [(pushes, WITH_PUSHES), (pulls, WITH_PULLS)] {
         let folder = tempfile::tempdir_in(folder).unwrap();
-        let server = Server::sledge(folder.path());
+        let server = Server::sledge(folder.path(), &[]);
         if case.kind == Kind::Push {
             thread::sleep(Duration::from_secs(2));
             let resident = mebibytes(server.memory("VmRSS"));

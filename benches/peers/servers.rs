@@ -1,36 +1,18 @@
-//! The servers beside each other, each on a port of its own that nobody else has, with its data in a folder that goes away.
+//! The other servers, each on a port of its own, with its data in a folder that goes away.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use crate::server::Server;
 
 /// How long a server may take to begin.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-pub(crate) struct Server {
-    process: Child,
-    pub(crate) address: String,
-}
-
 impl Server {
-    pub(crate) fn sledge(folder: &Path) -> Self {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_sledge"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--log", "error", "--data"])
-            .arg(folder)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(process.stderr.take().unwrap()).read_line(&mut line).unwrap();
-        let address = line.split("http://").nth(1).and_then(|rest| rest.split(',').next());
-        let address = address.unwrap_or_else(|| panic!("unexpected first line: {line}")).to_owned();
-        Self { process, address }
-    }
-
     /// Debian's `docker-registry`, as it is shipped but for its log.
     pub(crate) fn docker_registry(folder: &Path) -> Option<Self> {
         let address = free_address();
@@ -70,26 +52,11 @@ impl Server {
         Some(server)
     }
 
-    /// Seconds of the processors that it and its children of now have used.
+    /// Seconds of the processors that it has used.
     pub(crate) fn processor_time(&self) -> f64 {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.process.id())).unwrap();
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
         (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
-    }
-
-    /// A line of its status, in bytes.
-    pub(crate) fn memory(&self, name: &str) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
-        let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap();
-        value.split_whitespace().next().unwrap().parse::<u64>().unwrap() << 10
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // nginx's workers end with their master only when it ends by itself.
-        let _ = Command::new("kill").arg(self.process.id().to_string()).status();
-        let _ = self.process.wait();
     }
 }
 

@@ -108,9 +108,9 @@ impl Held {
     }
 
     /// Blocks.
-    fn write(&mut self, batch: &Batch) -> Result<()> {
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
         let Some(upload) = &mut self.upload else { return Ok(()) };
-        write(upload.as_mut(), batch.gathered())
+        write(upload.as_mut(), bytes)
     }
 }
 
@@ -201,9 +201,41 @@ pub(super) struct Sink {
     coming: Option<u64>,
     /// The position of the next byte.
     position: u64,
+    gathered: Gathered,
+}
+
+/// What came and was not handed over yet.
+#[derive(Default)]
+struct Gathered {
     batch: Option<Batch>,
-    /// What came and did not fit.
+    /// What did not fit.
     rest: Bytes,
+}
+
+impl Gathered {
+    const fn is_empty(&self) -> bool {
+        self.batch.is_none() && self.rest.is_empty()
+    }
+
+    /// Whether nothing more can come before some of it is handed over.
+    fn is_full(&self) -> bool {
+        !self.rest.is_empty() || self.batch.as_ref().is_some_and(Batch::is_full)
+    }
+
+    fn is_worth_it(&self) -> bool {
+        self.is_full() || self.batch.as_ref().is_some_and(Batch::is_worth_it)
+    }
+
+    /// When it is handed over though it is little.
+    fn due(&self) -> Option<Instant> {
+        self.batch.as_ref().map(|batch| batch.began + MOMENT)
+    }
+
+    /// Blocks.
+    fn write_to(&self, held: &mut Held) -> Result<()> {
+        self.batch.as_ref().map_or(Ok(()), |batch| held.write(batch.gathered()))?;
+        if self.rest.is_empty() { Ok(()) } else { held.write(&self.rest) }
+    }
 }
 
 enum State {
@@ -234,7 +266,13 @@ impl Sink {
     /// Takes in so many bytes, where that is known.
     pub(super) const fn new(upload: Held, coming: Option<u64>) -> Self {
         let (dropped, position) = (upload.dropped, upload.offset);
-        Self { state: State::Idle(upload), dropped, coming, position, batch: None, rest: Bytes::new() }
+        Self {
+            state: State::Idle(upload),
+            dropped,
+            coming,
+            position,
+            gathered: Gathered { batch: None, rest: Bytes::new() },
+        }
     }
 
     /// Takes in a body to its end, and says how long it was. The last of it is not written before [`Sink::end`], which is to be
@@ -247,13 +285,11 @@ impl Sink {
         let mut received = 0;
         loop {
             let writing = matches!(self.state, State::Writing(_));
-            let full = !self.rest.is_empty() || self.batch.as_ref().is_some_and(Batch::is_full);
-            let worth_it = full || self.batch.as_ref().is_some_and(Batch::is_worth_it);
-            let due = self.batch.as_ref().map(|batch| batch.began + MOMENT);
+            let (worth_it, due) = (self.gathered.is_worth_it(), self.gathered.due());
             // The body comes first, so that what is handed over is as much as there is.
             tokio::select! {
                 biased;
-                frame = body.next(), if !full => {
+                frame = body.next(), if !self.gathered.is_full() => {
                     let Some(frame) = frame? else { return Ok(received) };
                     received += frame.len() as u64;
                     if received > limit {
@@ -264,8 +300,7 @@ impl Sink {
                 result = self.state.written(), if writing => {
                     if let Err(error) = result {
                         // What follows a gap must not be written.
-                        self.batch = None;
-                        self.rest = Bytes::new();
+                        self.gathered = Gathered::default();
                         return Err(error.into());
                     }
                 }
@@ -278,25 +313,24 @@ impl Sink {
     /// What a frame held is let go of at once: it is a part of the connection's buffer.
     fn gather(&mut self, mut frame: Bytes) {
         let coming = self.coming.unwrap_or(u64::MAX);
-        let batch = self.batch.get_or_insert_with(|| Batch::at(self.position, coming));
+        let batch = self.gathered.batch.get_or_insert_with(|| Batch::at(self.position, coming));
         let before = frame.len();
         batch.take(&mut frame);
         let taken = (before - frame.len()) as u64;
         self.position += taken;
         self.coming = self.coming.map(|coming| coming.saturating_sub(taken));
-        self.rest = frame;
+        self.gathered.rest = frame;
     }
 
     fn hand_over(&mut self) {
-        let Some(batch) = self.batch.take() else { return };
+        let Gathered { batch: Some(batch), rest } = mem::take(&mut self.gathered) else { return };
         self.state = match mem::replace(&mut self.state, State::Gone) {
             State::Idle(mut held) => State::Writing(spawn_blocking(move || {
-                let result = held.write(&batch);
+                let result = held.write(batch.gathered());
                 (held, result)
             })),
             state => state,
         };
-        let rest = mem::take(&mut self.rest);
         if !rest.is_empty() {
             self.gather(rest);
         }
@@ -308,61 +342,34 @@ impl Sink {
         operation: impl FnOnce(Box<dyn Upload>, Result<()>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let written = self.state.written().await;
-        let left = self.left();
+        let gathered = mem::take(&mut self.gathered);
         let gone = || Error::Unavailable("the upload is gone".to_owned());
         let State::Idle(mut held) = mem::replace(&mut self.state, State::Gone) else {
             return Err(written.err().unwrap_or_else(gone));
         };
         blocking(move || {
-            let written = written.and_then(|()| left.write_to(&mut held));
+            let written = written.and_then(|()| gathered.write_to(&mut held));
             operation(held.upload.take().ok_or_else(gone)?, written)
         })
         .await
-    }
-
-    fn left(&mut self) -> Left {
-        Left { batch: self.batch.take(), rest: mem::take(&mut self.rest) }
-    }
-}
-
-/// What was gathered and not written.
-struct Left {
-    batch: Option<Batch>,
-    rest: Bytes,
-}
-
-impl Left {
-    const fn is_empty(&self) -> bool {
-        self.batch.is_none() && self.rest.is_empty()
-    }
-
-    /// Blocks.
-    fn write_to(&self, held: &mut Held) -> Result<()> {
-        if let Some(batch) = &self.batch {
-            held.write(batch)?;
-        }
-        match &mut held.upload {
-            Some(upload) if !self.rest.is_empty() => write(upload.as_mut(), &self.rest),
-            _ => Ok(()),
-        }
     }
 }
 
 impl Drop for Sink {
     fn drop(&mut self) {
-        let mut left = self.left();
+        let mut gathered = mem::take(&mut self.gathered);
         if self.dropped == Dropped::Cancelled {
-            left = Left { batch: None, rest: Bytes::new() };
+            gathered = Gathered::default();
         }
         let state = mem::replace(&mut self.state, State::Gone);
         let Ok(runtime) = Handle::try_current() else { return };
         match state {
-            State::Idle(mut held) if !left.is_empty() => {
-                drop(runtime.spawn_blocking(move || left.write_to(&mut held)));
+            State::Idle(mut held) if !gathered.is_empty() => {
+                drop(runtime.spawn_blocking(move || gathered.write_to(&mut held)));
             }
-            State::Writing(writing) if !left.is_empty() => drop(runtime.spawn(async move {
+            State::Writing(writing) if !gathered.is_empty() => drop(runtime.spawn(async move {
                 if let Ok((mut held, Ok(()))) = writing.await {
-                    drop(spawn_blocking(move || left.write_to(&mut held)));
+                    drop(spawn_blocking(move || gathered.write_to(&mut held)));
                 }
             })),
             State::Idle(_) | State::Writing(_) | State::Gone => {}

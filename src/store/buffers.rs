@@ -25,6 +25,15 @@ struct Pool {
     in_use: usize,
 }
 
+impl Pool {
+    /// A place for a large buffer, if there is one, and memory for it, if any waits.
+    fn take(&mut self) -> Option<Option<Vec<u8>>> {
+        let free = self.in_use < LARGE_AT_MOST;
+        self.in_use += usize::from(free);
+        free.then(|| self.waiting.pop())
+    }
+}
+
 fn pool() -> MutexGuard<'static, Pool> {
     POOL.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -41,15 +50,11 @@ impl Buffer {
     /// Of as many bytes as are wanted, or of fewer: [`LARGE`] at most, and [`SMALL`] where all large ones are in use.
     pub(crate) fn of(wanted: u64) -> Self {
         let wanted = usize::try_from(wanted).unwrap_or(LARGE).min(LARGE);
-        let is_large = wanted > SMALL && {
-            let mut pool = pool();
-            let free = pool.in_use < LARGE_AT_MOST;
-            pool.in_use += usize::from(free);
-            free
-        };
-        let waiting = if is_large { pool().waiting.pop() } else { None };
+        let waiting = if wanted > SMALL { pool().take() } else { None };
+        let is_large = waiting.is_some();
         let size = if is_large { wanted } else { wanted.min(SMALL) };
-        let memory = waiting.unwrap_or_else(|| vec![0; if is_large { LARGE } else { size } + BLOCK - 1]);
+        let whole = if is_large { LARGE } else { size } + BLOCK - 1;
+        let memory = waiting.flatten().unwrap_or_else(|| vec![0; whole]);
         let start = memory.as_ptr().align_offset(BLOCK).min(memory.len() - size);
         Self { memory, start, size, is_large }
     }

@@ -44,8 +44,9 @@ fn pull(server: &Server, digest: &Digest) -> u64 {
 fn memory_does_not_grow_with_the_size_of_a_layer() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(folder.path());
-    let idle = server.memory("VmRSS:");
-    assert!(idle < 32 << 20, "{idle} bytes when idle");
+    // Without the program's own pages, of which this build has more than a release.
+    let idle = server.memory("RssAnon:");
+    assert!(idle < 8 << 20, "{idle} bytes when idle");
 
     let small = push(&server, 16);
     let after_small = server.memory("VmHWM:");
@@ -53,7 +54,7 @@ fn memory_does_not_grow_with_the_size_of_a_layer() {
     let after_large = server.memory("VmHWM:");
     let pulls = [pull(&server, &small), pull(&server, &large)];
     println!("idle {idle}, pushed 16 MiB {after_small}, pushed 400 MiB {after_large}, pulled {pulls:?}");
-    // Two batches of a request are a few MiB, which a large layer fills more surely than a small one.
+    // Two batches of a request are a MiB, which a large layer fills more surely than a small one.
     assert!(after_large < after_small + (8 << 20), "{after_small} grew to {after_large}");
     assert!(pulls[1] < pulls[0] + (8 << 20), "{pulls:?}");
 }

@@ -40,22 +40,19 @@ impl Written {
     pub(super) fn write_all_at(&mut self, bytes: &[u8], offset: u64, hasher: &mut Hasher) -> io::Result<()> {
         let hashed = hasher.clone();
         let beside = if bytes.len() < LEAST { None } else { Beside::enter() };
-        let written = match beside {
-            Some(_beside) => thread::scope(|scope| {
-                let writing = thread::Builder::new().spawn_scoped(scope, || self.write(bytes, offset));
+        let by_another = beside.and_then(|_beside| {
+            thread::scope(|scope| {
+                // Where no thread is to be had, it goes without.
+                let writing =
+                    thread::Builder::new().spawn_scoped(scope, || self.write(bytes, offset)).ok()?;
                 hasher.update(bytes);
-                match writing {
-                    Ok(writing) => {
-                        writing.join().unwrap_or_else(|_| Err(io::Error::other("the write ended early")))
-                    }
-                    Err(error) => Err(error),
-                }
-            }),
-            None => {
-                hasher.update(bytes);
-                self.write(bytes, offset)
-            }
-        };
+                Some(writing.join().unwrap_or_else(|_| Err(io::Error::other("the write ended early"))))
+            })
+        });
+        let written = by_another.unwrap_or_else(|| {
+            hasher.update(bytes);
+            self.write(bytes, offset)
+        });
         if written.is_err() {
             *hasher = hashed;
         }

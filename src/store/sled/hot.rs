@@ -131,6 +131,10 @@ impl Hot {
         stand.iter().all(|(counter, stood)| self.standing(*counter) == *stood)
     }
 
+    fn of(&self, repository: &RepositoryName) -> usize {
+        self.counter(repository.as_str().as_bytes())
+    }
+
     pub(super) fn keep_manifest(
         &self,
         reading: Reading,
@@ -138,11 +142,8 @@ impl Hot {
         found: &Found<Manifest>,
     ) {
         let length = found.value.bytes().len();
-        if length > LARGEST {
-            return;
-        }
-        if let Some(stand) = self.stand(reading, [self.counter(repository.as_str().as_bytes()); 2]) {
-            self.manifests.put(manifest_key(repository, reference), stand, found.clone(), length);
+        if let Some(stand) = self.stand(reading, [self.of(repository); 2]) {
+            self.manifests.put(manifest_key(repository, reference), stand, found, length);
         }
     }
 
@@ -160,8 +161,8 @@ impl Hot {
         (repository, reference): (&RepositoryName, &Reference),
         found: &Found<Descriptor>,
     ) {
-        if let Some(stand) = self.stand(reading, [self.counter(repository.as_str().as_bytes()); 2]) {
-            self.descriptors.put(manifest_key(repository, reference), stand, found.clone(), 0);
+        if let Some(stand) = self.stand(reading, [self.of(repository); 2]) {
+            self.descriptors.put(manifest_key(repository, reference), stand, found, 0);
         }
     }
 
@@ -179,10 +180,9 @@ impl Hot {
         (repository, digest): (&RepositoryName, &Digest),
         found: &Found<BlobStat>,
     ) {
-        let blob = schema::digest_key(digest);
-        let counters = [self.counter(repository.as_str().as_bytes()), self.counter(&blob)];
+        let counters = [self.of(repository), self.counter(&schema::digest_key(digest))];
         if let Some(stand) = self.stand(reading, counters) {
-            self.blobs.put(schema::digest_within(repository, digest), stand, found.clone(), 0);
+            self.blobs.put(schema::digest_within(repository, digest), stand, found, 0);
         }
     }
 
@@ -196,12 +196,9 @@ impl Hot {
         (repository, after, limit): (&RepositoryName, Option<&Tag>, usize),
         page: &Page<Tagged>,
     ) {
-        let length = page.items.len() * PER_TAG;
-        if length > LARGEST {
-            return;
-        }
-        if let Some(stand) = self.stand(reading, [self.counter(repository.as_str().as_bytes()); 2]) {
-            self.tags.put(tags_key(repository, after, limit), stand, page.clone(), length);
+        if let Some(stand) = self.stand(reading, [self.of(repository); 2]) {
+            let length = page.items.len() * PER_TAG;
+            self.tags.put(tags_key(repository, after, limit), stand, page, length);
         }
     }
 
@@ -243,7 +240,6 @@ struct Sets<V> {
     size: usize,
 }
 
-#[derive(Clone)]
 struct Entry<V> {
     stand: Stand,
     value: V,
@@ -255,10 +251,13 @@ impl<V: Clone> Shelf<V> {
         Self { most, sets: Mutex::new(Sets { young: HashMap::new(), old: HashMap::new(), size: 0 }) }
     }
 
-    fn put(&self, key: Vec<u8>, stand: Stand, value: V, length: usize) {
+    fn put(&self, key: Vec<u8>, stand: Stand, value: &V, length: usize) {
+        if length > LARGEST {
+            return;
+        }
         let size = key.len() + length + OVERHEAD;
         let mut sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
-        sets.put(self.most, key, Entry { stand, value, size });
+        sets.put(self.most, key, Entry { stand, value: value.clone(), size });
     }
 
     fn get(&self, key: &[u8], holds: impl Fn(&Stand) -> bool) -> Option<V> {

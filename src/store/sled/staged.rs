@@ -62,7 +62,7 @@ enum Bytes {
     Held(Vec<u8>),
     /// In a file; `new` until its folder was synced.
     /// Counted are so many bytes of it as what the store takes.
-    File { id: Uuid, file: Written, new: bool, counted: u64 },
+    File { id: Uuid, written: Written, new: bool, counted: u64 },
     /// Inside the index, but for what does not fill a chunk yet: in the index as it was when it had been opened again so often.
     Chunks { id: Uuid, tail: Vec<u8>, reopened: u64 },
 }
@@ -118,10 +118,8 @@ impl State {
                 file.set_len(checkpoint.offset).map_err(Error::io(format!("cutting content {id}")))?;
                 let counted = blocks(checkpoint.offset);
                 core.room.shrink(blocks(length) - counted);
-                state(
-                    checkpoint,
-                    Bytes::File { id, file: Written::new(file, core.options.past_cache), new: true, counted },
-                )
+                let written = Written::new(file, core.options.past_cache);
+                state(checkpoint, Bytes::File { id, written, new: true, counted })
             }
             Placement::Inline(id) => {
                 let reopened = core.reopened();
@@ -179,14 +177,14 @@ impl State {
         self.look_at_space(shared, bytes.len() as u64, has_room)?;
         self.check_reopened(shared, session)?;
         match &mut self.bytes {
-            Bytes::Held(_) => self.took(bytes),
-            Bytes::File { id, file, counted, .. } => {
+            Bytes::Held(_) => {}
+            Bytes::File { id, written, counted, .. } => {
                 let needed = blocks(self.offset + bytes.len() as u64);
                 if needed > *counted {
                     shared.core.room.grow(needed - *counted, promise.as_deref_mut())?;
                     *counted = needed;
                 }
-                file.write_all_at(bytes, self.offset, &mut self.hasher).map_err(|error| {
+                written.write_all_at(bytes, self.offset, &mut self.hasher).map_err(|error| {
                     *counted = shared.core.room.recount(&shared.core.folder.content(*id), *counted);
                     write_error(&shared.core, *id, bytes.len(), error)
                 })?;
@@ -259,11 +257,11 @@ impl State {
             let written = content::create_file(&shared.core, id).and_then(|file| {
                 file.write_all_at(&held, 0).map(|()| Written::new(file, shared.core.options.past_cache))
             });
-            let file = written.map_err(|error| {
+            let written = written.map_err(|error| {
                 shared.core.room.recount(&shared.core.folder.content(id), counted);
                 failed(error)
             })?;
-            Bytes::File { id, file, new: true, counted }
+            Bytes::File { id, written, new: true, counted }
         } else {
             let tail = held.split_off(held.len() / MAX_VALUE * MAX_VALUE);
             append_chunks(shared, id, 0, held, reopened)?;
@@ -355,9 +353,9 @@ impl State {
     /// Makes the bytes in a file durable. What a failed sync should have written counts as written ever after, and no later sync
     /// writes it: the session goes back to its last checkpoint, and all that came after it has to come again.
     fn sync_file(&mut self, shared: &Shared, session: &Session) -> Result<()> {
-        let Bytes::File { id, file, .. } = &self.bytes else { return Ok(()) };
+        let Bytes::File { id, written, .. } = &self.bytes else { return Ok(()) };
         let id = *id;
-        let Err(error) = file.file.sync_data() else { return Ok(()) };
+        let Err(error) = written.file.sync_data() else { return Ok(()) };
         let last = self.durable.clone();
         self.go_back(session, &last)?;
         // A record of more than that must not be believed by the next process. Should this fail too, it is written at the end
@@ -420,9 +418,9 @@ impl State {
         let mut hasher = Hasher::new(algorithm);
         match &self.bytes {
             Bytes::Held(held) => hasher.update(held),
-            Bytes::File { id, file, .. } => {
+            Bytes::File { id, written, .. } => {
                 let failed = |error| Error::io(format!("reading content {id}"))(error);
-                let mut file = file.file.try_clone().map_err(failed)?;
+                let mut file = written.file.try_clone().map_err(failed)?;
                 file.seek(SeekFrom::Start(0)).map_err(failed)?;
                 let mut bytes = file.take(self.offset);
                 let mut buffer = vec![0; 1 << 20];
@@ -460,11 +458,11 @@ impl State {
         session: &Session,
         digest: &Digest,
     ) -> Result<(Finished, Terms)> {
-        if let Bytes::File { id, file, counted, .. } = &mut self.bytes {
+        if let Bytes::File { id, written, counted, .. } = &mut self.bytes {
             let failed = |error| Error::io(format!("cutting content {id}"))(error);
             // A write that failed half-way may have left more than was counted.
-            if file.file.metadata().map_err(failed)?.len() != self.offset {
-                file.file.set_len(self.offset).map_err(failed)?;
+            if written.file.metadata().map_err(failed)?.len() != self.offset {
+                written.file.set_len(self.offset).map_err(failed)?;
                 *counted = shared.core.room.recount(&shared.core.folder.content(*id), *counted);
             }
             self.sync_file(shared, session)?;
