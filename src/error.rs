@@ -12,6 +12,9 @@ use crate::oci::{
     ReferenceRole, RepositoryName, Tag, TagError,
 };
 
+#[cfg(feature = "schema1")]
+use crate::oci::{SignedManifestError, SignedManifestFault};
+
 /// The result of everything that can fail here.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -49,6 +52,19 @@ pub enum Error {
     /// Not a manifest that can be stored.
     #[error(transparent)]
     ManifestInvalid(#[from] ManifestError),
+    /// Not a signed manifest.
+    #[cfg(feature = "schema1")]
+    #[error(transparent)]
+    SignedManifestInvalid(#[from] SignedManifestError),
+    /// A signed manifest does not belong where it was to be put, or its signatures do not hold, or layers are absent: all that is wrong.
+    #[cfg(feature = "schema1")]
+    #[error("the signed manifest is refused: {}", list_faults(.faults, .missing))]
+    SignedManifestRefused {
+        /// What is wrong with itself.
+        faults: Vec<SignedManifestFault>,
+        /// Each absent layer, once a digest.
+        missing: Vec<(ReferenceRole, Digest)>,
+    },
     /// Content has another digest than was declared. An upload that ends so is cancelled: its bytes are gone.
     #[error(transparent)]
     DigestMismatch(#[from] DigestMismatch),
@@ -220,6 +236,8 @@ impl Error {
             Self::BlobUnknown { .. } => ErrorCode::BlobUnknown,
             Self::ManifestUnknown { .. } => ErrorCode::ManifestUnknown,
             Self::ReferencesMissing { .. } => ErrorCode::ManifestBlobUnknown,
+            #[cfg(feature = "schema1")]
+            Self::SignedManifestInvalid(_) | Self::SignedManifestRefused { .. } => ErrorCode::ManifestInvalid,
             Self::ManifestInvalid(_)
             | Self::TagInvalid(_)
             | Self::MediaTypeInvalid(_)
@@ -289,6 +307,15 @@ fn what_waits(in_uploads: u64, held_back: u64, index_is_large: bool) -> String {
         text += "the index is large: `sledge compact` makes it small again if much was deleted; ";
     }
     text
+}
+
+#[cfg(feature = "schema1")]
+fn list_faults(faults: &[SignedManifestFault], missing: &[(ReferenceRole, Digest)]) -> String {
+    let mut text: Vec<String> = faults.iter().map(ToString::to_string).collect();
+    if !missing.is_empty() {
+        text.push(format!("the repository does not have {}", list(missing)));
+    }
+    text.join("; ")
 }
 
 /// The first few of what is missing; a manifest can lack thousands.

@@ -9,7 +9,10 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::digest::shorten;
-use super::{Algorithm, Annotations, Descriptor, Digest, DigestError, MediaType, MediaTypeError};
+use super::schema1::Schema1Image;
+use super::{
+    Algorithm, Annotations, Descriptor, Digest, DigestError, MediaType, MediaTypeError, NameError, TagError,
+};
 
 /// The largest manifest in bytes (distribution-spec, "Pushing Manifests": at least 4 megabytes).
 pub const MAX_MANIFEST_SIZE: usize = 4 << 20;
@@ -108,6 +111,9 @@ impl Manifest {
             return Err(ManifestError::TooLarge(self.bytes.len()));
         }
         let kind = ManifestKind::of(&self.media_type)?;
+        if kind == ManifestKind::Schema1 {
+            return Schema1Image::parse(&self.bytes).map(|image| image.contents());
+        }
         Document::parse(&self.bytes)?.contents(kind, &self.media_type)
     }
 }
@@ -136,6 +142,9 @@ pub enum ManifestKind {
     Image,
     /// A list of manifests.
     Index,
+    /// An image as Docker described it before 2016: layers without sizes, and no config. Its bytes are what was signed, without the
+    /// signatures.
+    Schema1,
 }
 
 impl ManifestKind {
@@ -143,6 +152,7 @@ impl ManifestKind {
         match media_type.as_str() {
             MediaType::OCI_MANIFEST | MediaType::DOCKER_MANIFEST => Ok(Self::Image),
             MediaType::OCI_INDEX | MediaType::DOCKER_LIST => Ok(Self::Index),
+            MediaType::DOCKER_SCHEMA1 => Ok(Self::Schema1),
             _ => Err(ManifestError::UnknownMediaType(media_type.clone())),
         }
     }
@@ -170,8 +180,8 @@ pub struct Referenced {
     pub role: ReferenceRole,
     /// Its digest.
     pub digest: Digest,
-    /// Its size in bytes as the manifest states it.
-    pub size: u64,
+    /// Its size in bytes as the manifest states it; a schema 1 manifest does not.
+    pub size: Option<u64>,
     /// Whether a registry may lack it: a layer that is fetched from elsewhere.
     pub non_distributable: bool,
 }
@@ -221,7 +231,7 @@ struct Pointer {
 }
 
 /// A JSON object. serde would also read an array as the fields in their order, which no other reader takes for a manifest.
-struct Object<T>(T);
+pub(super) struct Object<T>(pub(super) T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -252,7 +262,7 @@ impl Document {
         }
         match document.schema_version {
             Some(2) => Ok(document),
-            found => Err(ManifestError::SchemaVersion(found)),
+            found => Err(ManifestError::SchemaVersion { wanted: 2, found }),
         }
     }
 
@@ -266,6 +276,7 @@ impl Document {
         // A document with the fields of both kinds would be read as one thing here and as another elsewhere.
         let foreign = match kind {
             ManifestKind::Image => self.manifests.is_some().then_some("manifests"),
+            ManifestKind::Schema1 => None,
             ManifestKind::Index if self.config.is_some() => Some("config"),
             ManifestKind::Index => self.layers.is_some().then_some("layers"),
         };
@@ -296,6 +307,8 @@ impl Document {
                     references.push(child.referenced(ReferenceRole::Manifest(at))?);
                 }
             }
+            // Read elsewhere.
+            ManifestKind::Schema1 => {}
         }
         Ok(Contents {
             kind,
@@ -332,14 +345,14 @@ impl Pointer {
         Ok(Referenced {
             role,
             digest: digest_at(role, &self.digest)?,
-            size: self.size,
+            size: Some(self.size),
             non_distributable: matches!(role, ReferenceRole::Layer(_))
                 && MediaType::is_non_distributable(&self.media_type),
         })
     }
 }
 
-fn digest_at(field: impl fmt::Display, digest: &str) -> Result<Digest, ManifestError> {
+pub(super) fn digest_at(field: impl fmt::Display, digest: &str) -> Result<Digest, ManifestError> {
     digest.parse().map_err(|source| ManifestError::Digest { field: field.to_string(), source })
 }
 
@@ -356,9 +369,14 @@ pub enum ManifestError {
     /// Arrays and objects stand in each other more than 128 deep.
     #[error("the manifest is nested too deep: at most {MAX_DEPTH} arrays and objects in each other")]
     TooDeep,
-    /// `schemaVersion` is not 2.
-    #[error("schemaVersion must be 2, found {}", .0.map_or_else(|| "none".to_owned(), |v| v.to_string()))]
-    SchemaVersion(Option<u64>),
+    /// `schemaVersion` is not what the media type has.
+    #[error("schemaVersion must be {wanted}, found {}", .found.map_or_else(|| "none".to_owned(), |v| v.to_string()))]
+    SchemaVersion {
+        /// What it must be.
+        wanted: u64,
+        /// What it is.
+        found: Option<u64>,
+    },
     /// A media type that is no manifest's.
     #[error(
         "{0} is not a media type of manifests that is served here: use an OCI image manifest or index, or a Docker schema 2 manifest or list"
@@ -386,6 +404,22 @@ pub enum ManifestError {
         /// The field of the other kind.
         field: &'static str,
     },
+    /// A schema 1 image does not have as many layers as entries of history, or none.
+    #[error(
+        "fsLayers and history of a schema 1 manifest have one length, and not none: found {layers} and {history}"
+    )]
+    History {
+        /// How many layers.
+        layers: usize,
+        /// How many entries of history.
+        history: usize,
+    },
+    /// The name of a schema 1 image is none.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// The tag of a schema 1 image is none.
+    #[error(transparent)]
+    Tag(#[from] TagError),
     /// An image without a config.
     #[error("an image manifest needs a config")]
     NoConfig,

@@ -23,6 +23,11 @@ impl MediaType {
     pub const DOCKER_MANIFEST: &'static str = "application/vnd.docker.distribution.manifest.v2+json";
     /// A Docker manifest list.
     pub const DOCKER_LIST: &'static str = "application/vnd.docker.distribution.manifest.list.v2+json";
+    /// A Docker image manifest, schema 1, without its signatures.
+    pub const DOCKER_SCHEMA1: &'static str = "application/vnd.docker.distribution.manifest.v1+json";
+    /// The same with its signatures.
+    pub const DOCKER_SCHEMA1_SIGNED: &'static str =
+        "application/vnd.docker.distribution.manifest.v1+prettyjws";
 
     /// The media type as text.
     #[must_use]

@@ -7,6 +7,7 @@ mod digest;
 mod manifest;
 mod media_type;
 mod name;
+mod schema1;
 
 pub use descriptor::{Annotations, Descriptor};
 pub use digest::{Algorithm, Digest, DigestError, Hasher, HasherStateError};
@@ -16,3 +17,6 @@ pub use manifest::{
 };
 pub use media_type::{MediaType, MediaTypeError};
 pub use name::{NameError, Reference, ReferenceError, RepositoryName, Tag, TagError};
+pub use schema1::{Schema1Image, Schema1Layer};
+#[cfg(feature = "schema1")]
+pub use schema1::{Signature, SignatureError, SignedManifest, SignedManifestError, SignedManifestFault};

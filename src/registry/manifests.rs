@@ -8,6 +8,8 @@ use super::{Listing, Repository};
 use crate::error::{Error, Result};
 use crate::oci::{Descriptor, Digest, Manifest, MediaType, Reference, Tag};
 use crate::store::{Condition, Pinned, PutManifest, Tagged};
+#[cfg(feature = "schema1")]
+use crate::{oci::SignedManifest, store::signed};
 
 /// A repository's manifests and tags.
 #[derive(Clone, Debug)]
@@ -69,6 +71,30 @@ impl Manifests {
     pub fn put_with(&self, manifest: &Manifest, options: &PutManifest<'_>) -> Result<Digest> {
         self.repository.store.put_manifest(&self.repository.name, manifest, options)?;
         Ok(*manifest.digest())
+    }
+
+    /// Stores a signed manifest of schema 1, points the tag at it that it was made for, and returns the digest of what was signed.
+    ///
+    /// # Errors
+    /// As [`signed::put`]: all that is wrong at once.
+    ///
+    /// # Durability
+    /// As [`Manifests::put`].
+    #[cfg(feature = "schema1")]
+    pub fn put_signed(&self, manifest: &SignedManifest) -> Result<Digest> {
+        let tag = manifest.image().tag.clone().into();
+        let Repository { store, name } = &self.repository;
+        signed::put(store.as_ref(), name, &tag, manifest, &PutManifest::new())
+    }
+
+    /// A manifest of schema 1 with those of its signatures that hold; `None` where it is of another kind, or has none.
+    ///
+    /// # Errors
+    /// [`Error::ManifestUnknown`].
+    #[cfg(feature = "schema1")]
+    pub fn get_signed(&self, reference: Reference) -> Result<Option<SignedManifest>> {
+        let manifest = self.get(reference)?;
+        signed::get(self.repository.store.as_ref(), &self.repository.name, &manifest)
     }
 
     /// Points a tag at a manifest of the repository, wherever it pointed before.

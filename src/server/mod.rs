@@ -26,6 +26,7 @@ mod pull;
 mod push;
 mod reply;
 mod route;
+mod schema1;
 mod stall;
 mod tls;
 mod token;

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_RANGE, RANGE,
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, IF_RANGE,
+    RANGE,
 };
 use http::request::Parts;
 use http::{Response, StatusCode, Version};
@@ -13,8 +14,9 @@ use super::audit::PullTold;
 use super::body::{self, Body, Way};
 use super::bridge::blocking;
 use super::reply::{CONTENT_DIGEST, Reply, etag, has_already, only};
+use super::schema1;
 use crate::error::Error;
-use crate::oci::{Digest, Reference, RepositoryName};
+use crate::oci::{Digest, Manifest, MediaType, Reference, RepositoryName};
 use crate::store::{Content, Store};
 use crate::wire::{ByteRange, ErrorAnswer, Refusal};
 
@@ -119,7 +121,45 @@ pub(super) async fn blob_head(
 }
 
 fn blob_reply(status: StatusCode, digest: &Digest) -> Reply {
-    named(status, digest).header(ACCEPT_RANGES, "bytes").header(CONTENT_TYPE, "application/octet-stream")
+    named(status, digest, digest)
+        .header(ACCEPT_RANGES, "bytes")
+        .header(CONTENT_TYPE, "application/octet-stream")
+}
+
+/// A manifest as it is sent.
+pub(super) struct Document {
+    pub(super) digest: Digest,
+    pub(super) media_type: MediaType,
+    pub(super) bytes: Bytes,
+    /// The digest of the bytes.
+    pub(super) entity: Digest,
+}
+
+impl Document {
+    async fn of(
+        store: &Arc<dyn Store>,
+        repository: &RepositoryName,
+        manifest: &Manifest,
+        headers: &HeaderMap,
+    ) -> Result<Self, Refusal> {
+        if manifest.media_type().as_str() == MediaType::DOCKER_SCHEMA1 {
+            return schema1::document(store, repository, manifest, headers).await;
+        }
+        Ok(Self {
+            digest: *manifest.digest(),
+            media_type: manifest.media_type().clone(),
+            bytes: Bytes::from_owner(Arc::clone(manifest.bytes())),
+            entity: *manifest.digest(),
+        })
+    }
+
+    fn not_modified(&self) -> Response<Body> {
+        named(StatusCode::NOT_MODIFIED, &self.digest, &self.entity).done()
+    }
+
+    fn reply(&self) -> Reply {
+        named(StatusCode::OK, &self.digest, &self.entity)
+    }
 }
 
 pub(super) async fn manifest(
@@ -129,28 +169,31 @@ pub(super) async fn manifest(
     parts: &Parts,
     told: Option<PullTold>,
 ) -> Result<Response<Body>, Refusal> {
-    let manifest = match store.manifest_at_hand(&repository, &reference) {
-        Some(manifest) => manifest,
-        None => {
-            let (store, name, by) = (Arc::clone(store), repository.clone(), reference.clone());
-            blocking(move || store.manifest(&name, &by)).await?
-        }
-    };
-    if has_already(&parts.headers, manifest.digest()) {
-        return Ok(not_modified(manifest.digest()));
+    let manifest = find(store, &repository, &reference).await?;
+    let document = Document::of(store, &repository, &manifest, &parts.headers).await?;
+    if has_already(&parts.headers, &document.entity) {
+        return Ok(document.not_modified());
     }
-    let manifest = match told {
-        None => manifest,
-        Some(told) => {
-            let tell = move || {
-                told.manifest(&repository, &manifest, &reference);
-                Ok(manifest)
-            };
-            blocking(tell).await?
-        }
-    };
-    let bytes = Bytes::from_owner(Arc::clone(manifest.bytes()));
-    Ok(named(StatusCode::OK, manifest.digest()).bytes(manifest.media_type(), bytes))
+    if let Some(told) = told {
+        let tell = move || {
+            told.manifest(&repository, &manifest, &reference);
+            Ok(())
+        };
+        blocking(tell).await?;
+    }
+    Ok(document.reply().bytes(&document.media_type, document.bytes))
+}
+
+async fn find(
+    store: &Arc<dyn Store>,
+    repository: &RepositoryName,
+    reference: &Reference,
+) -> Result<Manifest, Refusal> {
+    if let Some(manifest) = store.manifest_at_hand(repository, reference) {
+        return Ok(manifest);
+    }
+    let (store, repository, reference) = (Arc::clone(store), repository.clone(), reference.clone());
+    Ok(blocking(move || store.manifest(&repository, &reference)).await?)
 }
 
 pub(super) async fn manifest_head(
@@ -162,27 +205,35 @@ pub(super) async fn manifest_head(
     let descriptor = match store.resolve_at_hand(&repository, &reference) {
         Some(descriptor) => descriptor,
         None => {
-            let store = Arc::clone(store);
+            let (store, repository, reference) = (Arc::clone(store), repository.clone(), reference.clone());
             blocking(move || store.resolve(&repository, &reference)).await?
         }
     };
-    if has_already(&parts.headers, &descriptor.digest) {
-        return Ok(not_modified(&descriptor.digest));
+    let (digest, entity, media_type, size) = if descriptor.media_type.as_str() == MediaType::DOCKER_SCHEMA1 {
+        // With its signatures it is another document, and longer.
+        let manifest = find(store, &repository, &descriptor.digest.into()).await?;
+        let document = Document::of(store, &repository, &manifest, &parts.headers).await?;
+        (document.digest, document.entity, document.media_type, document.bytes.len() as u64)
+    } else {
+        (descriptor.digest, descriptor.digest, descriptor.media_type, descriptor.size)
+    };
+    if has_already(&parts.headers, &entity) {
+        return Ok(named(StatusCode::NOT_MODIFIED, &digest, &entity).done());
     }
-    Ok(named(StatusCode::OK, &descriptor.digest)
-        .header(CONTENT_TYPE, descriptor.media_type)
-        .header(CONTENT_LENGTH, descriptor.size)
+    Ok(named(StatusCode::OK, &digest, &entity)
+        .header(CONTENT_TYPE, media_type)
+        .header(CONTENT_LENGTH, size)
         .done())
 }
 
 fn not_modified(digest: &Digest) -> Response<Body> {
-    named(StatusCode::NOT_MODIFIED, digest).done()
+    named(StatusCode::NOT_MODIFIED, digest, digest).done()
 }
 
-/// An answer that is about content.
-fn named(status: StatusCode, digest: &Digest) -> Reply {
+/// An answer that is about content, whose bytes have the digest `entity`.
+fn named(status: StatusCode, digest: &Digest, entity: &Digest) -> Reply {
     Reply::new(status)
         .header(CONTENT_DIGEST, digest)
-        .header(ETAG, etag(digest))
+        .header(ETAG, etag(entity))
         .header(CACHE_CONTROL, REVALIDATE)
 }

@@ -15,9 +15,12 @@ use super::arriving::Arriving;
 use super::body::Body;
 use super::bridge::{self, Dropped, Heavy, Held, Place, Sink, blocking};
 use super::reply::{CONTENT_DIGEST, OCI_SUBJECT, OCI_TAG, Reply, UPLOAD_UUID, blob_path, only, path};
+#[cfg(feature = "schema1")]
+use super::schema1;
 use crate::error::{Error, Result};
 use crate::oci::{
-    Algorithm, Digest, MAX_MANIFEST_SIZE, Manifest, ManifestError, MediaType, Reference, RepositoryName, Tag,
+    Algorithm, Digest, MAX_MANIFEST_SIZE, Manifest, ManifestError, ManifestKind, MediaType, Reference,
+    RepositoryName, Tag,
 };
 use crate::store::{
     Condition, MAX_TAGS_PER_PUSH, MountSource, PutManifest, Store, Upload, UploadOptions, UploadStatus,
@@ -386,31 +389,48 @@ pub(super) async fn manifest(
     let store = Arc::clone(store);
     let put = move || {
         let _place = place;
+        #[cfg(feature = "schema1")]
+        if schema1::is_meant(stated.as_ref(), &bytes) {
+            let options = PutManifest::new().tags(&tags).condition(condition);
+            let digest = schema1::put(store.as_ref(), &repository, &reference, &bytes, &options)?;
+            return Ok(pushed(repository, digest, &tags, None));
+        }
         let media_type = match stated {
             Some(media_type) => media_type,
             None => Manifest::media_type_of(&bytes)?,
         };
-        let (manifest, pushed) = match reference {
+        let (manifest, to_set) = match reference {
             Reference::Digest(digest) => (Manifest::verified(media_type, bytes, &digest)?, tags.clone()),
             Reference::Tag(tag) => (Manifest::new(media_type, bytes), vec![tag]),
         };
-        let subject = manifest.contents()?.subject;
-        let options = PutManifest::new().tags(&pushed).condition(condition);
+        let contents = manifest.contents()?;
+        // Not without its signatures.
+        if contents.kind == ManifestKind::Schema1 {
+            return Err(ManifestError::UnknownMediaType(manifest.media_type().clone()).into());
+        }
+        let options = PutManifest::new().tags(&to_set).condition(condition);
         store.put_manifest(&repository, &manifest, &options)?;
-
-        let digest = *manifest.digest();
-        let location = Request::ManifestGet { repository, reference: digest.into() };
-        let mut reply =
-            Reply::new(StatusCode::CREATED).header(LOCATION, path(&location)).header(CONTENT_DIGEST, digest);
-        for tag in &tags {
-            reply = reply.header(OCI_TAG, tag);
-        }
-        if let Some(subject) = subject {
-            reply = reply.header(OCI_SUBJECT, subject);
-        }
-        Ok(reply.done())
+        Ok(pushed(repository, *manifest.digest(), &tags, contents.subject))
     };
     Ok(if is_large { heavy.blocking(put).await? } else { blocking(put).await? })
+}
+
+fn pushed(
+    repository: RepositoryName,
+    digest: Digest,
+    tags: &[Tag],
+    subject: Option<Digest>,
+) -> Response<Body> {
+    let location = Request::ManifestGet { repository, reference: digest.into() };
+    let mut reply =
+        Reply::new(StatusCode::CREATED).header(LOCATION, path(&location)).header(CONTENT_DIGEST, digest);
+    for tag in tags {
+        reply = reply.header(OCI_TAG, tag);
+    }
+    if let Some(subject) = subject {
+        reply = reply.header(OCI_SUBJECT, subject);
+    }
+    reply.done()
 }
 
 /// Nobody unpacks a manifest that was packed for the way: a few bytes could become gigabytes, and its digest is that of what is stored.

@@ -38,6 +38,8 @@ mod forward;
 mod initiator;
 pub mod memory;
 mod options;
+#[cfg(feature = "schema1")]
+pub mod signed;
 pub mod sled;
 
 pub(crate) use forward::{forward_discover, forward_pull};

@@ -8,7 +8,9 @@ use serde_json::{Value, json};
 
 use super::request::Refusal;
 use crate::error::{Error, ErrorCode};
-use crate::oci::ManifestError;
+use crate::oci::{Digest, ManifestError, ReferenceRole};
+#[cfg(feature = "schema1")]
+use crate::oci::{SignedManifestError, SignedManifestFault};
 
 /// The system's and the process's limit of open files is reached, as every Unix numbers it.
 const ENFILE: i32 = 23;
@@ -87,7 +89,7 @@ impl From<&Refusal> for ErrorAnswer {
                     Value::Null,
                 )
             },
-            Refusal::NoSuchReference(..) => {
+            Refusal::NoSuchReference(..) | Refusal::NotAccepted(_) => {
                 Self::new(StatusCode::NOT_FOUND, Some(ErrorCode::ManifestUnknown), refusal, Value::Null)
             }
             Refusal::NoSuchUpload(_) => {
@@ -124,21 +126,28 @@ impl From<&Error> for ErrorAnswer {
             }
             Error::UploadUnknown { id, .. } => with(StatusCode::NOT_FOUND, json!({ "id": id.to_string() })),
             // What is asked for is there; what it needs is not. One entry each, so that a client can push them and try again.
-            Error::ReferencesMissing { missing, .. } => {
-                let entry = |role: &_, digest: &_| ErrorEntry {
-                    code: ErrorCode::ManifestBlobUnknown.as_str().to_owned(),
-                    message: format!("{role} ({digest}) is unknown in the repository"),
-                    detail: json!({ "digest": digest, "field": format!("{role}") }),
+            Error::ReferencesMissing { missing, .. } => Self {
+                body: ErrorBody { errors: missing_entries(missing) },
+                ..with(StatusCode::NOT_FOUND, Value::Null)
+            },
+            // One entry for each, as above.
+            #[cfg(feature = "schema1")]
+            Error::SignedManifestRefused { faults, missing } => {
+                let fault = |fault: &SignedManifestFault| ErrorEntry {
+                    code: fault_code(fault).as_str().to_owned(),
+                    message: fault.to_string(),
+                    detail: Value::Null,
                 };
-                // A manifest can lack tens of thousands, and an answer of megabytes helps nobody.
-                let named = missing.iter().take(MISSING_NAMED);
-                let mut errors: Vec<_> = named.map(|(role, digest)| entry(role, digest)).collect();
-                let more = missing.len() - errors.len();
-                if let Some(last) = errors.last_mut().filter(|_| more > 0) {
-                    last.message += &format!(", and {more} more references are");
-                }
-                Self { body: ErrorBody { errors }, ..with(StatusCode::NOT_FOUND, Value::Null) }
+                let mut errors: Vec<_> = faults.iter().map(fault).collect();
+                errors.extend(missing_entries(missing));
+                Self { body: ErrorBody { errors }, ..with(StatusCode::BAD_REQUEST, Value::Null) }
             }
+            #[cfg(feature = "schema1")]
+            Error::SignedManifestInvalid(SignedManifestError::Payload(ManifestError::TooLarge(_))) => {
+                with(StatusCode::PAYLOAD_TOO_LARGE, Value::Null)
+            }
+            #[cfg(feature = "schema1")]
+            Error::SignedManifestInvalid(_) => with(StatusCode::BAD_REQUEST, Value::Null),
             Error::ManifestInvalid(ManifestError::TooLarge(_)) => {
                 with(StatusCode::PAYLOAD_TOO_LARGE, Value::Null)
             }
@@ -207,6 +216,30 @@ impl From<&Error> for ErrorAnswer {
     }
 }
 
+fn missing_entries(missing: &[(ReferenceRole, Digest)]) -> Vec<ErrorEntry> {
+    let entry = |(role, digest): &(ReferenceRole, Digest)| ErrorEntry {
+        code: ErrorCode::ManifestBlobUnknown.as_str().to_owned(),
+        message: format!("{role} ({digest}) is unknown in the repository"),
+        detail: json!({ "digest": digest, "field": format!("{role}") }),
+    };
+    // A manifest can lack tens of thousands, and an answer of megabytes helps nobody.
+    let mut errors: Vec<_> = missing.iter().take(MISSING_NAMED).map(entry).collect();
+    let more = missing.len() - errors.len();
+    if let Some(last) = errors.last_mut().filter(|_| more > 0) {
+        last.message += &format!(", and {more} more references are");
+    }
+    errors
+}
+
+#[cfg(feature = "schema1")]
+const fn fault_code(fault: &SignedManifestFault) -> ErrorCode {
+    match fault {
+        SignedManifestFault::Name { .. } => ErrorCode::NameInvalid,
+        SignedManifestFault::Digest { .. } => ErrorCode::DigestInvalid,
+        _ => ErrorCode::ManifestInvalid,
+    }
+}
+
 /// Whole seconds, rounded up: a client that comes back early is refused again.
 fn seconds(duration: Duration) -> u64 {
     duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
@@ -215,7 +248,7 @@ fn seconds(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::oci::{Algorithm, Digest, DigestMismatch, ReferenceRole, RepositoryName, Tag};
+    use crate::oci::{Algorithm, DigestMismatch, RepositoryName, Tag};
 
     #[test]
     fn every_error_has_a_status_and_a_code() {

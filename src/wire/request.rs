@@ -172,6 +172,9 @@ pub enum Refusal {
     /// A tag that no manifest can have, so none has it.
     #[error("manifest {0:?} is unknown: {1}")]
     NoSuchReference(String, ReferenceError),
+    /// A manifest that is there, of a kind that the client does not say it accepts.
+    #[error("manifest {0} is a signed manifest of schema 1, and the Accept header does not list that: {accepted}", accepted = MediaType::DOCKER_SCHEMA1_SIGNED)]
+    NotAccepted(Digest),
     /// Not the id of an upload session, so there is none.
     #[error("upload session {0:?} is unknown")]
     NoSuchUpload(String),

@@ -28,6 +28,8 @@ mod oci_client;
 mod offstage;
 mod pull;
 mod refusals;
+#[cfg(feature = "schema1")]
+mod schema1;
 mod table;
 mod tls;
 mod tokens;
