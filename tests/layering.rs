@@ -55,7 +55,6 @@ const CRATES: &[(&str, &[&str])] = &[
     ("md5", &["oci"]),
     ("p521", &["oci"]),
     ("sha1", &["oci"]),
-    ("tar", &["oci"]),
     ("async_trait", &["bin"]),
     ("clap", &["bin"]),
     ("humantime", &["bin"]),

@@ -8,6 +8,7 @@ mod manifest;
 mod media_type;
 mod name;
 mod schema1;
+mod tarsum;
 
 pub use descriptor::{Annotations, Descriptor};
 pub use digest::{Algorithm, Digest, DigestError, Hasher, HasherStateError};
@@ -20,3 +21,6 @@ pub use name::{NameError, Reference, ReferenceError, RepositoryName, Tag, TagErr
 pub use schema1::{Schema1Image, Schema1Layer};
 #[cfg(feature = "schema1")]
 pub use schema1::{Signature, SignatureError, SignedManifest, SignedManifestError, SignedManifestFault};
+#[cfg(feature = "schema1")]
+pub use tarsum::TarSumError;
+pub use tarsum::{TarSum, TarSumAlgorithm, TarSumNameError, TarSumVersion};
