@@ -9,11 +9,11 @@ use uuid::Uuid;
 
 use crate::oci::{
     Digest, DigestError, DigestMismatch, ManifestError, MediaTypeError, NameError, Reference, ReferenceError,
-    ReferenceRole, RepositoryName, Tag, TagError,
+    ReferenceRole, RepositoryName, Tag, TagError, TarSum, TarSumNameError,
 };
 
 #[cfg(feature = "schema1")]
-use crate::oci::{SignedManifestError, SignedManifestFault};
+use crate::oci::{SignedManifestError, SignedManifestFault, TarSumError};
 
 /// The result of everything that can fail here.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -65,6 +65,30 @@ pub enum Error {
         /// Each absent layer, once a digest.
         missing: Vec<(ReferenceRole, Digest)>,
     },
+    /// The repository has no blob that was put under this TarSum.
+    #[error("blob {tar_sum} is unknown in repository {repository}")]
+    TarSumUnknown {
+        /// Where it was looked for.
+        repository: RepositoryName,
+        /// What was looked for.
+        tar_sum: TarSum,
+    },
+    /// Content has another TarSum than was declared. An upload that ends so is cancelled: its bytes are gone.
+    #[cfg(feature = "schema1")]
+    #[error("the content was declared as {expected} and is {found}")]
+    TarSumMismatch {
+        /// What the caller said.
+        expected: TarSum,
+        /// What the bytes are.
+        found: TarSum,
+    },
+    /// Content that was declared by a TarSum has none. An upload that ends so is cancelled.
+    #[cfg(feature = "schema1")]
+    #[error(transparent)]
+    NoTarSum(#[from] TarSumError),
+    /// Not a TarSum.
+    #[error(transparent)]
+    TarSumInvalid(#[from] TarSumNameError),
     /// Content has another digest than was declared. An upload that ends so is cancelled: its bytes are gone.
     #[error(transparent)]
     DigestMismatch(#[from] DigestMismatch),
@@ -233,7 +257,7 @@ impl Error {
     pub const fn code(&self) -> Option<ErrorCode> {
         Some(match self {
             Self::RepositoryUnknown(_) => ErrorCode::NameUnknown,
-            Self::BlobUnknown { .. } => ErrorCode::BlobUnknown,
+            Self::BlobUnknown { .. } | Self::TarSumUnknown { .. } => ErrorCode::BlobUnknown,
             Self::ManifestUnknown { .. } => ErrorCode::ManifestUnknown,
             Self::ReferencesMissing { .. } => ErrorCode::ManifestBlobUnknown,
             #[cfg(feature = "schema1")]
@@ -242,7 +266,11 @@ impl Error {
             | Self::TagInvalid(_)
             | Self::MediaTypeInvalid(_)
             | Self::TooManyTags(_) => ErrorCode::ManifestInvalid,
-            Self::DigestMismatch(_) | Self::DigestInvalid(_) => ErrorCode::DigestInvalid,
+            #[cfg(feature = "schema1")]
+            Self::TarSumMismatch { .. } | Self::NoTarSum(_) => ErrorCode::DigestInvalid,
+            Self::DigestMismatch(_) | Self::DigestInvalid(_) | Self::TarSumInvalid(_) => {
+                ErrorCode::DigestInvalid
+            }
             Self::UploadUnknown { .. } => ErrorCode::BlobUploadUnknown,
             Self::UploadBusy(_) | Self::UploadOffset { .. } => ErrorCode::BlobUploadInvalid,
             Self::SizeMismatch { .. } => ErrorCode::SizeInvalid,

@@ -3,6 +3,8 @@
 use super::policy::Action;
 use crate::oci::RepositoryName;
 use crate::wire::Request;
+#[cfg(feature = "schema1")]
+use crate::wire::TarSumAct;
 
 /// What whoever makes a request must be allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +31,14 @@ pub const fn needs(request: &Request) -> Need<'_> {
         | Request::ManifestHead { repository, .. }
         | Request::Tags { repository, .. }
         | Request::Referrers { repository, .. } => Need::Repository(Action::Pull, repository),
+        #[cfg(feature = "schema1")]
+        Request::TarSum { repository, act: TarSumAct::Get | TarSumAct::Head, .. } => {
+            Need::Repository(Action::Pull, repository)
+        }
+        #[cfg(feature = "schema1")]
+        Request::TarSum { repository, act: TarSumAct::Whole | TarSumAct::Finish(_), .. } => {
+            Need::Repository(Action::Push, repository)
+        }
         Request::UploadStart { repository, .. }
         | Request::UploadWhole { repository, .. }
         | Request::UploadChunk { repository, .. }

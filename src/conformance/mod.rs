@@ -126,6 +126,7 @@ pub const RULES: &[Rule] = rules! {
         a_dropped_upload_is_resumed_where_it_stood
         a_suspended_upload_outlives_a_restart
         what_was_committed_outlives_a_restart
+        what_a_session_took_in_can_be_read_again
         the_commit_decides_on_the_algorithm
         an_algorithm_can_be_announced_late
         a_stated_size_is_a_hint

@@ -1,5 +1,6 @@
 //! Upload sessions: what is promised before, at and after a commit (C4 to C7).
 
+use std::io::Read;
 use std::sync::Arc;
 use std::thread;
 
@@ -148,6 +149,42 @@ fn restarted(scene: Scene, harness: &dyn Harness) -> Option<Scene> {
     let Scene { store, name } = scene;
     drop(store);
     harness.restart().then(|| Scene { store: harness.store(), name })
+}
+
+/// The bytes so far are read again as they came, at any size, also of a session that was taken up again, and as often as is asked;
+/// what comes later is not among them.
+pub fn what_a_session_took_in_can_be_read_again(harness: &dyn Harness) {
+    let scene = Scene::new(harness);
+    for size in [0, 1, 5000, 70_000, 700_000] {
+        let (bytes, more) = (unique(size), unique(3000));
+        let mut upload = scene.start();
+        upload.write_all(&bytes).unwrap();
+        let mut before = upload.bytes().unwrap();
+        for (part, expected) in [(&[][..], bytes.clone()), (&more[..], [&bytes[..], &more[..]].concat())] {
+            upload.write_all(part).unwrap();
+            for _ in 0..2 {
+                let mut found = Vec::new();
+                upload.bytes().unwrap().read_to_end(&mut found).unwrap();
+                assert!(found == expected, "of {size} bytes {} came", found.len());
+            }
+        }
+        let mut found = Vec::new();
+        before.read_to_end(&mut found).unwrap();
+        assert!(found == bytes, "what came later was among them");
+        let id = upload.id();
+        drop((before, upload));
+        let upload = scene.resume(id).unwrap();
+        let mut found = Vec::new();
+        upload.bytes().unwrap().read_to_end(&mut found).unwrap();
+        let whole = [bytes, more].concat();
+        assert!(found == whole);
+        let digest = Algorithm::Sha256.digest(&whole);
+        upload.commit(&digest).unwrap();
+        assert_eq!(scene.read(&digest), whole);
+    }
+    let upload = scene.start();
+    scene.store.cancel_upload(&scene.name, upload.id()).unwrap();
+    assert_error!(upload.bytes(), Error::UploadUnknown { .. });
 }
 
 /// A digest of any algorithm commits, whatever was announced, and though nothing was.

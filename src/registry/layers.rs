@@ -10,6 +10,8 @@ use super::Repository;
 use crate::error::{Error, Result};
 use crate::oci::{Algorithm, Digest};
 use crate::store::{Blob, BlobStat, Check, MountSource, Upload, UploadOptions, UploadStatus};
+#[cfg(feature = "schema1")]
+use crate::{oci::TarSum, store::tarsum};
 
 /// A repository's layers, configs and other blobs.
 #[derive(Clone, Debug)]
@@ -49,6 +51,28 @@ impl Layers {
     pub fn fetch(&self, digest: &Digest) -> Result<Layer> {
         let blob = self.repository.store.blob(&self.repository.name, digest)?;
         Ok(Layer { blob, position: 0, watch: Watch::None })
+    }
+
+    /// The layer that was put under a TarSum.
+    ///
+    /// # Errors
+    /// [`Error::TarSumUnknown`].
+    #[cfg(feature = "schema1")]
+    pub fn find(&self, tar_sum: &TarSum) -> Result<BlobStat> {
+        tarsum::find(self.repository.store.as_ref(), &self.repository.name, tar_sum)
+    }
+
+    /// Makes the bytes of an upload a layer, under their sha256 digest and a TarSum, and ends the session. The bytes are read again
+    /// for that.
+    ///
+    /// # Errors
+    /// [`Error::TarSumMismatch`] and [`Error::NoTarSum`], which cancel the session.
+    ///
+    /// # Durability
+    /// As [`LayerUpload::finish`].
+    #[cfg(feature = "schema1")]
+    pub fn finish_as(&self, upload: LayerUpload, tar_sum: &TarSum) -> Result<BlobStat> {
+        tarsum::commit(self.repository.store.as_ref(), &self.repository.name, upload.0, tar_sum)
     }
 
     /// Stores bytes that are all in memory as a layer, under their sha256 digest.

@@ -16,6 +16,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::wire::Request;
+#[cfg(feature = "schema1")]
+use crate::wire::TarSumAct;
 
 /// The borders of how long an answer took, in seconds: from a read that was in memory to a layer over a slow link.
 const BUCKETS: [f64; 7] = [0.001, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0];
@@ -306,6 +308,10 @@ pub(super) const fn endpoint(request: &Request) -> &'static str {
         | Request::ManifestHead { .. }
         | Request::ManifestPut { .. }
         | Request::ManifestDelete { .. } => "manifest",
+        #[cfg(feature = "schema1")]
+        Request::TarSum { act: TarSumAct::Get | TarSumAct::Head, .. } => "blob",
+        #[cfg(feature = "schema1")]
+        Request::TarSum { act: TarSumAct::Whole | TarSumAct::Finish(_), .. } => "upload",
         Request::UploadStart { .. }
         | Request::UploadWhole { .. }
         | Request::Mount { .. }

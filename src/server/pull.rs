@@ -19,6 +19,8 @@ use crate::error::Error;
 use crate::oci::{Digest, Manifest, MediaType, Reference, RepositoryName};
 use crate::store::{Content, Store};
 use crate::wire::{ByteRange, ErrorAnswer, Refusal};
+#[cfg(feature = "schema1")]
+use crate::{oci::TarSum, store::tarsum};
 
 /// Up to here a blob, or the part of it that is asked for, is read in the one hop that opens it, in bytes.
 const SMALL: u64 = 64 << 10;
@@ -99,6 +101,17 @@ const fn extent(range: ByteRange, total: u64) -> (u64, u64) {
         ByteRange::Part { start, length } => (start, length),
         ByteRange::Unsatisfiable => (0, 0),
     }
+}
+
+/// The digest of a blob that is asked for by its TarSum.
+#[cfg(feature = "schema1")]
+pub(super) async fn by_tar_sum(
+    store: &Arc<dyn Store>,
+    repository: &RepositoryName,
+    tar_sum: TarSum,
+) -> Result<Digest, Refusal> {
+    let (store, repository) = (Arc::clone(store), repository.clone());
+    Ok(blocking(move || tarsum::find(store.as_ref(), &repository, &tar_sum)).await?.digest)
 }
 
 pub(super) async fn blob_head(

@@ -15,8 +15,6 @@ use super::arriving::Arriving;
 use super::body::Body;
 use super::bridge::{self, Dropped, Heavy, Held, Place, Sink, blocking};
 use super::reply::{CONTENT_DIGEST, OCI_SUBJECT, OCI_TAG, Reply, UPLOAD_UUID, blob_path, only, path};
-#[cfg(feature = "schema1")]
-use super::schema1;
 use crate::error::{Error, Result};
 use crate::oci::{
     Algorithm, Digest, MAX_MANIFEST_SIZE, Manifest, ManifestError, ManifestKind, MediaType, Reference,
@@ -26,6 +24,8 @@ use crate::store::{
     Condition, MAX_TAGS_PER_PUSH, MountSource, PutManifest, Store, Upload, UploadOptions, UploadStatus,
 };
 use crate::wire::{ChunkRange, ErrorAnswer, Refusal, Request};
+#[cfg(feature = "schema1")]
+use {super::schema1, crate::oci::TarSum, crate::store::tarsum};
 
 /// A body whose declared length is at most this, in bytes, is gathered whole and then stored in one hop.
 const SMALL: usize = 64 << 10;
@@ -77,17 +77,37 @@ impl Session {
     }
 }
 
+/// What a blob is to be.
+pub(super) enum Name {
+    Digest(Digest),
+    #[cfg(feature = "schema1")]
+    TarSum(TarSum),
+}
+
 /// What comes of the session when the body is in.
-#[derive(Clone, Copy)]
 enum End {
     Suspend,
-    Commit(Digest),
+    Commit(Name),
+}
+
+impl End {
+    /// The algorithm of the digest that the blob is to have.
+    const fn algorithm(&self) -> Option<Algorithm> {
+        match self {
+            Self::Suspend => None,
+            Self::Commit(Name::Digest(digest)) => Some(digest.algorithm()),
+            #[cfg(feature = "schema1")]
+            Self::Commit(Name::TarSum(_)) => Some(Algorithm::Sha256),
+        }
+    }
 }
 
 /// Where an upload stands after a request.
 struct Stand {
     id: Uuid,
     offset: u64,
+    /// What has become of it.
+    blob: Option<Digest>,
 }
 
 pub(super) async fn start(
@@ -100,7 +120,7 @@ pub(super) async fn start(
     options.algorithm = algorithm;
     let (repository, stand) = blocking(move || {
         let upload = store.start_upload(&repository, &options)?;
-        let stand = Stand { id: upload.id(), offset: upload.offset() };
+        let stand = Stand { id: upload.id(), offset: upload.offset(), blob: None };
         upload.suspend()?;
         Ok((repository, stand))
     })
@@ -140,11 +160,11 @@ pub(super) async fn mount(
 pub(super) async fn whole(
     store: &Arc<dyn Store>,
     repository: RepositoryName,
-    digest: Digest,
+    name: Name,
     sent: Sent<'_>,
 ) -> Result<Response<Body>, Refusal> {
-    upload(store, &repository, Session::New, End::Commit(digest), sent).await?;
-    Ok(created(&repository, &digest))
+    let stand = upload(store, &repository, Session::New, End::Commit(name), sent).await?;
+    Ok(answer(&repository, &stand))
 }
 
 pub(super) async fn chunk(
@@ -154,7 +174,7 @@ pub(super) async fn chunk(
     sent: Sent<'_>,
 ) -> Result<Response<Body>, Refusal> {
     match upload(store, &repository, Session::Existing(id), End::Suspend, sent).await {
-        Ok(stand) => Ok(session(StatusCode::ACCEPTED, &repository, &stand).done()),
+        Ok(stand) => Ok(answer(&repository, &stand)),
         Err(refusal) => misplaced(&repository, refusal),
     }
 }
@@ -163,11 +183,11 @@ pub(super) async fn finish(
     store: &Arc<dyn Store>,
     repository: RepositoryName,
     id: Uuid,
-    digest: Digest,
+    name: Name,
     sent: Sent<'_>,
 ) -> Result<Response<Body>, Refusal> {
-    match upload(store, &repository, Session::Existing(id), End::Commit(digest), sent).await {
-        Ok(_) => Ok(created(&repository, &digest)),
+    match upload(store, &repository, Session::Existing(id), End::Commit(name), sent).await {
+        Ok(stand) => Ok(answer(&repository, &stand)),
         Err(refusal) => misplaced(&repository, refusal),
     }
 }
@@ -183,7 +203,7 @@ pub(super) async fn status(
         Ok((repository, status))
     })
     .await?;
-    Ok(session(StatusCode::NO_CONTENT, &repository, &Stand { id, offset }).done())
+    Ok(session(StatusCode::NO_CONTENT, &repository, &Stand { id, offset, blob: None }).done())
 }
 
 pub(super) async fn cancel(
@@ -213,11 +233,9 @@ async fn upload(
     let declared = sent.body.declared();
     let mut options = UploadOptions::new();
     options.coming = declared;
-    if let End::Commit(digest) = then {
-        options.algorithm = Some(digest.algorithm());
-    }
+    options.algorithm = then.algorithm();
     // How much of an existing session lies before this body is known only where the body says so.
-    options.size = match (session, then, range) {
+    options.size = match (session, &then, range) {
         (Session::New, ..) => declared,
         (_, End::Commit(_), Some(range)) => range.start.checked_add(range.length),
         _ => None,
@@ -228,7 +246,7 @@ async fn upload(
     };
     let finish = {
         let (store, repository) = (Arc::clone(store), repository.clone());
-        move |upload, written| finish_upload(store.as_ref(), &repository, upload, session, then, written)
+        move |upload, written| finish_upload(store.as_ref(), &repository, upload, session, &then, written)
     };
 
     if declared.is_some_and(|length| length <= SMALL as u64) {
@@ -301,22 +319,29 @@ fn finish_upload(
     repository: &RepositoryName,
     upload: Box<dyn Upload>,
     session: Session,
-    then: End,
+    then: &End,
     written: Result<()>,
 ) -> Result<Stand> {
     if let Err(error) = written {
         return Err(abandon(upload, session, error));
     }
-    let stand = Stand { id: upload.id(), offset: upload.offset() };
+    let (id, offset) = (upload.id(), upload.offset());
     let ended = match then {
-        End::Suspend => upload.suspend(),
-        End::Commit(digest) => upload.commit(&digest).map(drop),
+        End::Suspend => upload.suspend().map(|()| None),
+        End::Commit(Name::Digest(digest)) => upload.commit(digest).map(|_| Some(*digest)),
+        #[cfg(feature = "schema1")]
+        End::Commit(Name::TarSum(tar_sum)) => {
+            tarsum::commit(store, repository, upload, tar_sum).map(|stat| Some(stat.digest))
+        }
     };
-    let Err(error) = ended else { return Ok(stand) };
+    let error = match ended {
+        Ok(blob) => return Ok(Stand { id, offset, blob }),
+        Err(error) => error,
+    };
     // After a failure that is not its bytes' fault the session stands, for a client that knows of it.
     if matches!(session.after(&error), Session::New)
         && !matches!(error, Error::DigestMismatch(_))
-        && let Err(error) = store.cancel_upload(repository, stand.id)
+        && let Err(error) = store.cancel_upload(repository, id)
     {
         tracing::warn!(%error, "an upload that nobody can go on with could not be cancelled");
     }
@@ -349,12 +374,19 @@ fn session(status: StatusCode, repository: &RepositoryName, stand: &Stand) -> Re
         .header(UPLOAD_UUID, stand.id)
 }
 
+fn answer(repository: &RepositoryName, stand: &Stand) -> Response<Body> {
+    match &stand.blob {
+        Some(digest) => created(repository, digest),
+        None => session(StatusCode::ACCEPTED, repository, stand).done(),
+    }
+}
+
 /// A chunk for another place than the session stands at is told where that is.
 fn misplaced(repository: &RepositoryName, refusal: Refusal) -> Result<Response<Body>, Refusal> {
     let Refusal::Error(error @ Error::UploadOffset { id, offset, .. }) = &refusal else {
         return Err(refusal);
     };
-    let told = session(StatusCode::OK, repository, &Stand { id: *id, offset: *offset }).done();
+    let told = session(StatusCode::OK, repository, &Stand { id: *id, offset: *offset, blob: None }).done();
     let mut response = Reply::from(ErrorAnswer::from(error)).done();
     response.headers_mut().extend(told.into_parts().0.headers);
     Ok(response)
@@ -408,6 +440,8 @@ pub(super) async fn manifest(
         if contents.kind == ManifestKind::Schema1 {
             return Err(ManifestError::UnknownMediaType(manifest.media_type().clone()).into());
         }
+        #[cfg(feature = "schema1")]
+        tarsum::check_name(store.as_ref(), &repository, &contents)?;
         let options = PutManifest::new().tags(&to_set).condition(condition);
         store.put_manifest(&repository, &manifest, &options)?;
         Ok(pushed(repository, *manifest.digest(), &tags, contents.subject))

@@ -22,12 +22,14 @@ use super::idle::InFlight;
 use super::limits::{Client, Limits, Share};
 use super::metrics::{self, Counted, Limit, Metrics};
 use super::options::ServerOptions;
-use super::push::Sent;
+use super::push::{Name, Sent};
 use super::reply::{API_VERSION, Reply, only};
 use super::{discover, manage, pull, push, token};
 use crate::access::CurrentAccess;
 use crate::error::Error;
 use crate::store::{Initiator, Store};
+#[cfg(feature = "schema1")]
+use crate::wire::TarSumAct;
 use crate::wire::{ErrorAnswer, Refusal, Request, TokenRequest};
 
 /// How much of a path is logged, in characters.
@@ -270,6 +272,8 @@ async fn dispatch(
         | Request::UploadChunk { .. }
         | Request::UploadFinish { .. }
         | Request::ManifestPut { .. } => upload(service, peer, body)?,
+        #[cfg(feature = "schema1")]
+        Request::TarSum { act: TarSumAct::Whole | TarSumAct::Finish(_), .. } => upload(service, peer, body)?,
         _ => None,
     };
     let sent = Sent { headers: &parts.headers, body };
@@ -294,14 +298,30 @@ async fn dispatch(
             manage::delete_manifest(store, repository, reference).await
         }
         Request::UploadStart { repository, algorithm } => push::start(store, repository, algorithm).await,
-        Request::UploadWhole { repository, digest } => push::whole(store, repository, digest, sent).await,
+        Request::UploadWhole { repository, digest } => {
+            push::whole(store, repository, Name::Digest(digest), sent).await
+        }
         Request::Mount { repository, digest, from } => {
             push::mount(store, &caller, repository, digest, from).await
         }
         Request::UploadChunk { repository, id } => push::chunk(store, repository, id, sent).await,
         Request::UploadFinish { repository, id, digest } => {
-            push::finish(store, repository, id, digest, sent).await
+            push::finish(store, repository, id, Name::Digest(digest), sent).await
         }
+        #[cfg(feature = "schema1")]
+        Request::TarSum { repository, tar_sum, act } => match act {
+            TarSumAct::Get => {
+                let digest = pull::by_tar_sum(store, &repository, tar_sum).await?;
+                let told = service.pull_told(asked);
+                pull::blob(store, repository, digest, parts, (peer.encrypted, told)).await
+            }
+            TarSumAct::Head => {
+                let digest = pull::by_tar_sum(store, &repository, tar_sum).await?;
+                pull::blob_head(store, repository, digest, parts).await
+            }
+            TarSumAct::Whole => push::whole(store, repository, Name::TarSum(tar_sum), sent).await,
+            TarSumAct::Finish(id) => push::finish(store, repository, id, Name::TarSum(tar_sum), sent).await,
+        },
         Request::UploadStatus { repository, id } => push::status(store, repository, id).await,
         Request::UploadCancel { repository, id } => push::cancel(store, repository, id).await,
         Request::Tags { repository, n, last } => discover::tags(store, repository, n, last).await,
@@ -326,6 +346,10 @@ fn hidden(request: Request) -> Result<Response<Body>, Refusal> {
         Request::Tags { repository, .. } => Error::RepositoryUnknown(repository).into(),
         Request::Referrers { artifact_type, .. } => {
             return Ok(discover::no_referrers(artifact_type.as_ref()));
+        }
+        #[cfg(feature = "schema1")]
+        Request::TarSum { repository, tar_sum, act: TarSumAct::Get | TarSumAct::Head } => {
+            Error::TarSumUnknown { repository, tar_sum }.into()
         }
         // Who may not write is told so.
         _ => Refusal::Denied,

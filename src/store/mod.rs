@@ -41,6 +41,8 @@ mod options;
 #[cfg(feature = "schema1")]
 pub mod signed;
 pub mod sled;
+#[cfg(feature = "schema1")]
+pub mod tarsum;
 
 pub(crate) use forward::{forward_discover, forward_pull};
 pub use initiator::Initiator;
@@ -255,6 +257,13 @@ pub trait Upload: io::Write + Send {
 
     /// How many bytes it has: the next byte's position.
     fn offset(&self) -> u64;
+
+    /// The bytes so far, from the first to the last; what is written later is not among them.
+    ///
+    /// # Errors
+    /// [`Error::UploadUnknown`](crate::Error::UploadUnknown), [`Error::UploadBusy`](crate::Error::UploadBusy) where the session has
+    /// ended or has another writer.
+    fn bytes(&self) -> Result<Box<dyn io::Read + Send>>;
 
     /// Suspends the session and says whether that worked: the bytes so far survive a kill of the process from here on.
     ///

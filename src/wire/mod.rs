@@ -8,5 +8,7 @@ mod token;
 
 pub use errors::{ErrorAnswer, ErrorBody, ErrorEntry};
 pub use range::{ByteRange, ChunkRange, ChunkRangeError};
+#[cfg(feature = "schema1")]
+pub use request::TarSumAct;
 pub use request::{Refusal, Request};
 pub use token::TokenRequest;

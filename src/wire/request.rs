@@ -7,6 +7,8 @@ use http::Method;
 use uuid::Uuid;
 
 use crate::error::Error;
+#[cfg(feature = "schema1")]
+use crate::oci::TarSum;
 use crate::oci::{Algorithm, Digest, MediaType, Reference, ReferenceError, RepositoryName, Tag};
 
 /// A request to a registry, by the distribution-spec's endpoints. Headers and body are not part of it.
@@ -141,6 +143,16 @@ pub enum Request {
         /// The session.
         id: Uuid,
     },
+    /// A blob by its TarSum, the name that it had before there were digests; as by its digest. `// end-2, end-4b, end-6`
+    #[cfg(feature = "schema1")]
+    TarSum {
+        /// The repository.
+        repository: RepositoryName,
+        /// The blob, or what it is to be.
+        tar_sum: TarSum,
+        /// What is asked of it.
+        act: TarSumAct,
+    },
     /// The repositories. `// _catalog`, which Docker's registry has and the spec reserves.
     Repositories {
         /// How many are asked for.
@@ -151,6 +163,20 @@ pub enum Request {
         /// spec; they stand in `Link`s.
         place: Option<String>,
     },
+}
+
+/// What can be asked of a blob by its TarSum: as by its digest.
+#[cfg(feature = "schema1")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TarSumAct {
+    /// Its bytes. `// end-2`
+    Get,
+    /// Whether there is such a blob. `// end-2`
+    Head,
+    /// Uploads it at once. `// end-4b`
+    Whole,
+    /// Ends an upload session with it. `// end-6`
+    Finish(Uuid),
 }
 
 /// The longest of a server's own words for a place in a list, in characters: one that is longer is none.
@@ -289,7 +315,17 @@ impl Request {
                 last: query.parsed("last")?,
             },
             Shape::Blob { name, digest: text } => {
-                let (repository, digest) = (repository(name)?, digest(text));
+                let repository = repository(name)?;
+                #[cfg(feature = "schema1")]
+                if let Some(tar_sum) = tar_sum(text) {
+                    let act = match *method {
+                        Method::GET => TarSumAct::Get,
+                        Method::HEAD => TarSumAct::Head,
+                        _ => return Err(Refusal::Method { allow: "GET, HEAD" }),
+                    };
+                    return Ok(Self::TarSum { repository, tar_sum: tar_sum?, act });
+                }
+                let digest = digest(text);
                 match *method {
                     Method::GET => Self::BlobGet { repository, digest: digest? },
                     Method::HEAD => Self::BlobHead { repository, digest: digest? },
@@ -324,8 +360,13 @@ impl Request {
                     Method::PATCH => Self::UploadChunk { repository, id: id? },
                     Method::DELETE => Self::UploadCancel { repository, id: id? },
                     Method::PUT => {
-                        let digest = digest(&query.get("digest").unwrap_or_default())?;
-                        Self::UploadFinish { repository, id: id?, digest }
+                        let text = query.get("digest").unwrap_or_default();
+                        #[cfg(feature = "schema1")]
+                        if let Some(tar_sum) = tar_sum(&text) {
+                            let (tar_sum, act) = (tar_sum?, TarSumAct::Finish(id?));
+                            return Ok(Self::TarSum { repository, tar_sum, act });
+                        }
+                        Self::UploadFinish { repository, id: id?, digest: digest(&text)? }
                     }
                     _ => return Err(Refusal::Method { allow: shape.allow() }),
                 }
@@ -374,6 +415,19 @@ impl Request {
                 let digest = ("digest", Some(digest.to_string()));
                 (Method::PUT, with_query(format!("{}{id}", uploads(repository)), [digest]))
             }
+            #[cfg(feature = "schema1")]
+            Self::TarSum { repository, tar_sum, act } => {
+                let digest = ("digest", Some(tar_sum.to_string()));
+                let blob = format!("/v2/{repository}/blobs/{tar_sum}");
+                match act {
+                    TarSumAct::Get => (Method::GET, blob),
+                    TarSumAct::Head => (Method::HEAD, blob),
+                    TarSumAct::Whole => (Method::POST, with_query(uploads(repository), [digest])),
+                    TarSumAct::Finish(id) => {
+                        (Method::PUT, with_query(format!("{}{id}", uploads(repository)), [digest]))
+                    }
+                }
+            }
             Self::Tags { repository, n, last } => {
                 let page = page(*n, last.as_ref());
                 (Method::GET, with_query(format!("/v2/{repository}/tags/list"), page))
@@ -402,6 +456,10 @@ fn start(repository: RepositoryName, query: &Query<'_>) -> Result<Request, Error
             Some(Err(_)) => Request::UploadStart { repository, algorithm: Some(digest.algorithm()) },
         });
     }
+    #[cfg(feature = "schema1")]
+    if let Some(tar_sum) = query.get("digest").and_then(|text| tar_sum(&text)) {
+        return Ok(Request::TarSum { repository, tar_sum: tar_sum?, act: TarSumAct::Whole });
+    }
     if let Some(digest) = query.parsed("digest")? {
         return Ok(Request::UploadWhole { repository, digest });
     }
@@ -414,6 +472,13 @@ fn repository(name: &str) -> Result<RepositoryName, Error> {
 
 fn digest(text: &str) -> Result<Digest, Error> {
     text.parse().map_err(Error::DigestInvalid)
+}
+
+/// What is written as a TarSum; nothing where it is not meant for one. A plus sign that a client forgot to encode in a query arrives
+/// as a space.
+#[cfg(feature = "schema1")]
+fn tar_sum(text: &str) -> Option<Result<TarSum, Error>> {
+    text.starts_with("tarsum").then(|| Ok(text.replacen(' ', "+", 1).parse::<TarSum>()?))
 }
 
 /// A reference of a manifest that is asked for: what cannot be a tag is not there, what is no digest is a mistake.

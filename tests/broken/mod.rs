@@ -32,6 +32,7 @@ enum Fault {
     ListsReferrersOfAllTypes,
     AcceptsAnyDigest,
     LosesBytes,
+    RereadsLess,
     ReadsBeyondTheEnd,
     AdmitsSecondWriters,
     CancelsOnlyOnce,
@@ -41,7 +42,7 @@ enum Fault {
 }
 
 /// Each fault with a rule that must not hold then.
-const SEEN_BY: [(Fault, &str); 21] = [
+const SEEN_BY: [(Fault, &str); 22] = [
     (Fault::DeletesTheManifestWithItsTag, "manage::deleting_a_tag_leaves_the_manifest"),
     (Fault::KeepsTaggedManifests, "manage::deleting_a_manifest_removes_its_tags"),
     (Fault::ReportsOneMissingReference, "push::all_missing_references_are_reported"),
@@ -57,6 +58,7 @@ const SEEN_BY: [(Fault, &str); 21] = [
     (Fault::ListsReferrersOfAllTypes, "discover::referrers_are_filtered_and_paged"),
     (Fault::AcceptsAnyDigest, "uploads::a_wrong_digest_ends_the_session"),
     (Fault::LosesBytes, "uploads::a_dropped_upload_is_resumed_where_it_stood"),
+    (Fault::RereadsLess, "uploads::what_a_session_took_in_can_be_read_again"),
     (Fault::ReadsBeyondTheEnd, "pull::blobs_of_every_size_come_back"),
     (Fault::AdmitsSecondWriters, "uploads::a_second_writer_is_refused"),
     (Fault::CancelsOnlyOnce, "uploads::cancelling_is_idempotent"),
@@ -323,6 +325,11 @@ impl Upload for BrokenUpload {
 
     fn offset(&self) -> u64 {
         self.upload.offset()
+    }
+
+    fn bytes(&self) -> Result<Box<dyn io::Read + Send>> {
+        let bytes = self.upload.bytes()?;
+        Ok(if self.fault == Fault::RereadsLess { Box::new(io::Read::take(bytes, 5)) } else { bytes })
     }
 
     fn suspend(self: Box<Self>) -> Result<()> {

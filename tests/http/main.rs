@@ -31,6 +31,8 @@ mod refusals;
 #[cfg(feature = "schema1")]
 mod schema1;
 mod table;
+#[cfg(feature = "schema1")]
+mod tarsum;
 mod tls;
 mod tokens;
 mod uploads;

@@ -290,6 +290,11 @@ impl Upload for Session {
         self.upload.get().offset()
     }
 
+    fn bytes(&self) -> Result<Box<dyn io::Read + Send>> {
+        watch();
+        self.upload.get().bytes()
+    }
+
     fn suspend(self: Box<Self>) -> Result<()> {
         watch();
         self.upload.take().suspend()

@@ -3,7 +3,10 @@
 
 use std::io::{self, Read, Write};
 
+use sledge::Error;
 use sledge::oci::{Algorithm, TarSum, TarSumAlgorithm, TarSumError, TarSumVersion};
+use sledge::registry::Registry;
+use sledge::store::UploadOptions;
 
 /// Layer 46af0962 of the tests of docker's `pkg/tarsum` (Apache-2.0), packed: a folder, links and a file.
 const LAYER: &[u8] = include_bytes!("46af0962.tar.gz");
@@ -349,4 +352,29 @@ fn an_order_that_is_none_is_sorted_as_docker_did() {
     }
     let expected = "sha256:39aca9be12676c770f52e6195cd79dbadcaa67e9b4f4a46077d393b2e3778790";
     assert_eq!(Algorithm::Sha256.digest(sums.as_bytes()).to_string(), expected);
+}
+
+#[test]
+fn a_layer_is_found_by_its_tarsum_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let tar_sum = TarSum::of(V1, Sha512, LAYER).unwrap();
+    let open = || Registry::open(folder.path()).unwrap().repository("a").unwrap().layers();
+    {
+        let layers = open();
+        assert!(matches!(layers.find(&tar_sum), Err(Error::TarSumUnknown { .. })));
+        let mut upload = layers.upload(&UploadOptions::new()).unwrap();
+        upload.write_all(LAYER).unwrap();
+        // The session may have come through a restart, too.
+        let id = upload.id();
+        upload.suspend().unwrap();
+        drop(layers);
+        let layers = open();
+        let stat = layers.finish_as(layers.resume(id).unwrap(), &tar_sum).unwrap();
+        assert_eq!(stat.digest, Algorithm::Sha256.digest(LAYER));
+    }
+    let layers = open();
+    let found = layers.find(&tar_sum).unwrap();
+    let mut bytes = Vec::new();
+    layers.fetch(&found.digest).unwrap().read_to_end(&mut bytes).unwrap();
+    assert_eq!(bytes, LAYER);
 }

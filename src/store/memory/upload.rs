@@ -134,6 +134,11 @@ impl Upload for MemoryUpload {
         self.offset
     }
 
+    fn bytes(&self) -> Result<Box<dyn io::Read + Send>> {
+        let mut state = self.store.state();
+        Ok(Box::new(io::Cursor::new(self.session(&mut state)?.bytes.clone())))
+    }
+
     fn suspend(self: Box<Self>) -> Result<()> {
         self.release()
     }

@@ -34,6 +34,7 @@ mod orphans;
 mod outbox;
 mod progress;
 mod quarantine;
+mod reread;
 mod rescue;
 mod reserve;
 mod restore;

@@ -5,8 +5,9 @@
 //! one is believed only by the boot of the machine that wrote it.
 
 use std::fs::OpenOptions;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::Cursor;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use uuid::Uuid;
@@ -19,6 +20,7 @@ use super::index::Changes;
 use super::layers::Finished;
 use super::leftovers;
 use super::options::Inline;
+use super::reread::{self, Reread};
 use super::room::{Promise, blocks, check_disk, write_error};
 use super::schema::{
     self, Checkpoint, Content, MAX_VALUE, Placement, Timestamp, Tree, Upload as Record, damaged,
@@ -411,44 +413,31 @@ impl State {
     }
 
     /// The digest of all the bytes. Only for another algorithm than the one that was announced are they read again (C10).
-    pub(super) fn digest(&self, core: &Core, algorithm: Algorithm) -> Result<Digest> {
+    pub(super) fn digest(&self, core: &Arc<Core>, algorithm: Algorithm) -> Result<Digest> {
         if algorithm == self.hasher.algorithm() {
             return Ok(self.hasher.clone().finish());
         }
         let mut hasher = Hasher::new(algorithm);
-        match &self.bytes {
-            Bytes::Held(held) => hasher.update(held),
-            Bytes::File { id, written, .. } => {
-                let failed = |error| Error::io(format!("reading content {id}"))(error);
-                let mut file = written.file.try_clone().map_err(failed)?;
-                file.seek(SeekFrom::Start(0)).map_err(failed)?;
-                let mut bytes = file.take(self.offset);
-                let mut buffer = vec![0; 1 << 20];
-                loop {
-                    let count = bytes.read(&mut buffer).map_err(failed)?;
-                    match buffer.get(..count) {
-                        Some(read) if count > 0 => hasher.update(read),
-                        _ => break,
-                    }
-                }
-            }
-            Bytes::Chunks { id, tail, .. } => {
-                let mut position = 0;
-                let end = self.offset - tail.len() as u64;
-                let mut buffer = vec![0; Inline::MOST];
-                while position < end {
-                    let count =
-                        usize::try_from(end - position).map_or(buffer.len(), |left| left.min(buffer.len()));
-                    if let Some(room) = buffer.get_mut(..count) {
-                        core.read(|index| content::read_chunks(index, *id, position, room))?;
-                        hasher.update(room);
-                    }
-                    position += count as u64;
-                }
-                hasher.update(tail);
-            }
-        }
+        reread::each_piece(self.reread(core)?, |piece| hasher.update(piece))
+            .map_err(Error::io("reading an upload again"))?;
         Ok(hasher.finish())
+    }
+
+    /// The bytes as they are now.
+    pub(super) fn reread(&self, core: &Arc<Core>) -> Result<Reread> {
+        Ok(match &self.bytes {
+            Bytes::Held(held) => Reread::Held(Cursor::new(held.clone())),
+            Bytes::File { id, written, .. } => {
+                reread::file(&written.file, self.offset, format!("reading content {id}"))?
+            }
+            Bytes::Chunks { id, tail, .. } => Reread::Chunks {
+                core: Arc::clone(core),
+                id: *id,
+                position: 0,
+                end: self.offset - tail.len() as u64,
+                tail: Cursor::new(tail.clone()),
+            },
+        })
     }
 
     /// Makes the bytes fit to be a blob's: durable, or in the hands of who writes the record.

@@ -295,6 +295,12 @@ impl Upload for Writing {
         self.offset
     }
 
+    fn bytes(&self) -> Result<Box<dyn io::Read + Send>> {
+        let held = self.session.hold(self.claim)?;
+        let state = held.state.as_ref().ok_or_else(|| self.session.unknown())?;
+        Ok(Box::new(state.reread(&self.shared.core)?))
+    }
+
     fn suspend(mut self: Box<Self>) -> Result<()> {
         drop(self.session.hold(self.claim)?);
         self.suspend_once()

@@ -8,7 +8,7 @@ const UPLOADS: &str = "/v2/{own}/blobs/uploads/";
 const BLOB: &str = "/v2/{own}/blobs/{sent}";
 
 pub(super) fn rows() -> Vec<Row> {
-    [sessions(), whole(), chunks(), closing(), status(), cancelling(), mounting()]
+    [sessions(), whole(), chunks(), closing(), status(), cancelling(), mounting(), by_tar_sum()]
         .into_iter()
         .flatten()
         .collect()
@@ -346,4 +346,41 @@ impl Row {
     fn created(self, location: &'static str) -> Self {
         created(self, location, "{sent}")
     }
+}
+
+/// By the names that blobs had before there were digests.
+fn by_tar_sum() -> Vec<Row> {
+    // Of an archive without entries, and without bytes.
+    const EMPTY: &str = "tarsum.v1+sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    const OTHER: &str = "tarsum.v1+sha256:0000000000000000000000000000000000000000000000000000000000000000";
+    let blob = |tar_sum: &str| format!("/v2/{{own}}/blobs/{tar_sum}");
+    let post = |says, tar_sum: &str| {
+        row("end-4b", "Single POST", says).ask("POST", format!("{UPLOADS}?digest={tar_sum}"))
+    };
+    let put = |says, tar_sum: &str| {
+        row("end-6", "POST then PUT", says).ask("PUT", format!("{{session}}?digest={tar_sum}"))
+    };
+    let get = |says| row("end-2", "Pulling blobs", says);
+    vec![
+        created(post("a blob can be named by its TarSum", EMPTY).send(""), BLOB, "{sent}"),
+        created(post("also with its plus sign encoded", &EMPTY.replace('+', "%2B")).send(""), BLOB, "{sent}"),
+        created(put("a session can be ended by a TarSum", EMPTY).send(""), BLOB, "{sent}"),
+        post("a TarSum that it does not have is refused", OTHER).refused(400, "DIGEST_INVALID"),
+        put("what is no tar has no TarSum", EMPTY).send("no tar").refused(400, "DIGEST_INVALID"),
+        put("a TarSum of no known version is refused", &EMPTY.replace("v1", "v2"))
+            .refused(400, "DIGEST_INVALID"),
+        get("a TarSum that nothing was put under is unknown")
+            .ask("GET", blob(OTHER))
+            .refused(404, "BLOB_UNKNOWN"),
+        row(
+            "end-2",
+            "Checking if content exists in the registry",
+            "a TarSum that nothing was put under is unknown",
+        )
+        .ask("HEAD", blob(OTHER))
+        .is(404),
+        get("what is no TarSum is refused")
+            .ask("GET", blob("tarsum+sha256:00"))
+            .refused(400, "DIGEST_INVALID"),
+    ]
 }
