@@ -13,7 +13,7 @@ use crate::oci::{
 };
 
 #[cfg(feature = "schema1")]
-use crate::oci::{SignedManifestError, SignedManifestFault, TarSumError};
+use crate::oci::{ConversionError, SignedManifestError, SignedManifestFault, TarSumError};
 
 /// The result of everything that can fail here.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -65,6 +65,10 @@ pub enum Error {
         /// Each absent layer, once a digest.
         missing: Vec<(ReferenceRole, Digest)>,
     },
+    /// A schema 1 image cannot be converted.
+    #[cfg(feature = "schema1")]
+    #[error(transparent)]
+    Conversion(#[from] ConversionError),
     /// The repository has no blob that was put under this TarSum.
     #[error("blob {tar_sum} is unknown in repository {repository}")]
     TarSumUnknown {
@@ -261,7 +265,9 @@ impl Error {
             Self::ManifestUnknown { .. } => ErrorCode::ManifestUnknown,
             Self::ReferencesMissing { .. } => ErrorCode::ManifestBlobUnknown,
             #[cfg(feature = "schema1")]
-            Self::SignedManifestInvalid(_) | Self::SignedManifestRefused { .. } => ErrorCode::ManifestInvalid,
+            Self::SignedManifestInvalid(_) | Self::SignedManifestRefused { .. } | Self::Conversion(_) => {
+                ErrorCode::ManifestInvalid
+            }
             Self::ManifestInvalid(_)
             | Self::TagInvalid(_)
             | Self::MediaTypeInvalid(_)

@@ -34,6 +34,8 @@
 //! # }
 //! ```
 
+#[cfg(feature = "schema1")]
+mod convert;
 mod layers;
 mod listing;
 mod manifests;

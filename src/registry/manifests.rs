@@ -4,6 +4,8 @@
     reason = "a reference is made for the call that takes it: `get(\"latest\".parse()?)`"
 )]
 
+#[cfg(feature = "schema1")]
+use super::convert;
 use super::{Listing, Repository};
 use crate::error::{Error, Result};
 use crate::oci::{Descriptor, Digest, Manifest, MediaType, Reference, Tag};
@@ -85,6 +87,21 @@ impl Manifests {
         let tag = manifest.image().tag.clone().into();
         let Repository { store, name } = &self.repository;
         signed::put(store.as_ref(), name, &tag, manifest, &PutManifest::new())
+    }
+
+    /// Stores the OCI image that a schema 1 image is, and points a tag at it, which is not to point elsewhere. The history becomes
+    /// a config, layers without anything in them are left out, and the others get the digests of what is in them: all are read. The
+    /// old manifest stays as it is.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] where it is of another kind, [`Error::Conversion`], [`Error::BlobUnknown`],
+    /// [`Error::TagCondition`].
+    ///
+    /// # Durability
+    /// As [`Manifests::put`].
+    #[cfg(feature = "schema1")]
+    pub fn convert(&self, reference: Reference, tag: &Tag) -> Result<Digest> {
+        convert::convert(&self.repository, reference, tag)
     }
 
     /// A manifest of schema 1 with those of its signatures that hold; `None` where it is of another kind, or has none.

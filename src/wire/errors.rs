@@ -157,7 +157,9 @@ impl From<&Error> for ErrorAnswer {
                 with(StatusCode::PAYLOAD_TOO_LARGE, Value::Null)
             }
             #[cfg(feature = "schema1")]
-            Error::SignedManifestInvalid(_) => with(StatusCode::BAD_REQUEST, Value::Null),
+            Error::SignedManifestInvalid(_) | Error::Conversion(_) => {
+                with(StatusCode::BAD_REQUEST, Value::Null)
+            }
             Error::ManifestInvalid(ManifestError::TooLarge(_)) => {
                 with(StatusCode::PAYLOAD_TOO_LARGE, Value::Null)
             }

@@ -12,6 +12,7 @@ mod access;
 mod backup;
 mod config;
 mod control;
+mod convert;
 mod events;
 mod gc;
 mod init;

@@ -6,6 +6,8 @@
     reason = "a test stops at the first surprise, and says where it was"
 )]
 
+use std::io::{Read, Write};
+
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
@@ -482,6 +484,130 @@ fn what_anybody_puts_beside_it_is_no_signature() {
         // Without any that holds there is none.
         repository.manifests().delete(&one.digest)?;
         assert_eq!(repository.manifests().get_signed(digest.into())?, None);
+        Ok(())
+    });
+}
+
+fn packed(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// A tar of one file.
+fn tar(name: &str) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_ustar();
+    header.set_size(name.len() as u64);
+    builder.append_data(&mut header, name, name.as_bytes()).unwrap();
+    builder.into_inner().unwrap()
+}
+
+/// An unsigned image of these layers, the newest first, with what its history says of each.
+fn unsigned(layers: &[(&[u8], Value)]) -> Manifest {
+    let payload = json!({
+        "schemaVersion": 1, "name": "library/hello", "tag": "old", "architecture": "arm64",
+        "fsLayers": layers.iter().map(|(layer, _)| json!({ "blobSum": Algorithm::Sha256.digest(layer) })).collect::<Vec<_>>(),
+        "history": layers.iter().map(|(_, said)| json!({ "v1Compatibility": said.to_string() })).collect::<Vec<_>>(),
+    });
+    Manifest::new(MediaType::DOCKER_SCHEMA1.parse().unwrap(), payload.to_string().into_bytes())
+}
+
+fn json_of(repository: &Repository, digest: &str) -> Value {
+    let mut bytes = Vec::new();
+    repository.layers().fetch(&digest.parse().unwrap()).unwrap().read_to_end(&mut bytes).unwrap();
+    serde_json::from_slice(&bytes).unwrap()
+}
+
+#[test]
+fn an_old_image_is_converted_to_an_oci_image_beside_it() {
+    let (first, second) = (tar("first"), tar("second"));
+    let (nothing, second_packed) = (packed(&[0; 1024]), packed(&second));
+    let old = unsigned(&[
+        (
+            &nothing,
+            json!({
+                "id": "4", "parent": "3", "created": "2015-01-04T00:00:00Z", "throwaway": true, "os": "linux", "Size": 0,
+                "docker_version": "1.9.1", "architecture": "amd64", "author": "somebody", "container": "c",
+                "config": { "Cmd": ["/bin/sh"], "Env": ["A=b"], "Volumes": null, "Entrypoint": null },
+                "container_config": { "Cmd": ["/bin/sh", "-c", "#(nop) CMD [\"/bin/sh\"]"] },
+            }),
+        ),
+        (&second_packed, json!({ "id": "3", "created": "2015-01-03T00:00:00Z", "comment": "a comment" })),
+        // As docker before 1.10 wrote it: nothing says that there is nothing in it.
+        (&nothing, json!({ "id": "2", "container_config": { "Cmd": null }, "author": "" })),
+        (&first, json!({ "id": "1", "container_config": { "Cmd": ["a", "b"] } })),
+    ]);
+    each(|repository| {
+        let manifests = repository.manifests();
+        for layer in [&nothing, &second_packed, &first] {
+            repository.layers().put(layer)?;
+        }
+        manifests.put(&old, &["old".parse()?])?;
+        let digest = manifests.convert("old".parse()?, &"new".parse()?)?;
+        assert_eq!(
+            manifests.convert((*old.digest()).into(), &"new".parse()?)?,
+            digest,
+            "again, and to the same"
+        );
+
+        let new = manifests.get("new".parse()?)?;
+        assert_eq!((new.digest(), new.media_type().as_str()), (&digest, MediaType::OCI_MANIFEST));
+        let document: Value = serde_json::from_slice(new.bytes()).unwrap();
+        let layers = json!([
+            { "mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": Algorithm::Sha256.digest(&first), "size": first.len() },
+            { "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": Algorithm::Sha256.digest(&second_packed), "size": second_packed.len() },
+        ]);
+        assert_eq!(document["layers"], layers);
+        assert_eq!(document["config"]["mediaType"], "application/vnd.oci.image.config.v1+json");
+        let config = json_of(repository, document["config"]["digest"].as_str().unwrap());
+        let expected = json!({
+            "created": "2015-01-04T00:00:00Z", "author": "somebody", "architecture": "amd64", "os": "linux",
+            "config": { "Cmd": ["/bin/sh"], "Env": ["A=b"] },
+            "rootfs": { "type": "layers", "diff_ids": [Algorithm::Sha256.digest(&first), Algorithm::Sha256.digest(&second)] },
+            "history": [
+                { "created_by": "a b" },
+                { "empty_layer": true },
+                { "created": "2015-01-03T00:00:00Z", "comment": "a comment" },
+                { "created": "2015-01-04T00:00:00Z", "author": "somebody", "created_by": "/bin/sh -c #(nop) CMD [\"/bin/sh\"]", "empty_layer": true },
+            ],
+        });
+        assert_eq!(config, expected);
+
+        // The old one is as it was, and no tag is taken from anything.
+        assert_eq!(manifests.get("old".parse()?)?, old);
+        assert!(matches!(
+            manifests.convert("old".parse()?, &"old".parse()?),
+            Err(Error::TagCondition { .. })
+        ));
+        assert!(matches!(manifests.convert("new".parse()?, &"newer".parse()?), Err(Error::Unsupported(_))));
+        assert!(matches!(
+            manifests.convert("absent".parse()?, &"x".parse()?),
+            Err(Error::ManifestUnknown { .. })
+        ));
+        Ok(())
+    });
+}
+
+#[test]
+fn an_image_that_cannot_be_converted_says_why() {
+    let layer = packed(&tar("x"));
+    let cases: [(&[u8], Value, &str); 4] = [
+        (&layer, json!("no object"), "history[0].v1Compatibility cannot be read: invalid type: string"),
+        (&layer, json!({ "created": 1 }), "history[0].v1Compatibility cannot be read: invalid type: integer"),
+        (&layer[..layer.len() - 10], json!({}), "unpacking layer sha256:"),
+        (b"\x1f\x8bnot gzip", json!({}), "unpacking layer sha256:"),
+    ];
+    each(|repository| {
+        for (layer, said, expected) in &cases {
+            repository.layers().put(layer)?;
+            let old = unsigned(&[(layer, said.clone())]);
+            repository.manifests().put(&old, &["old".parse()?])?;
+            let error =
+                repository.manifests().convert("old".parse()?, &"new".parse()?).unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{error}");
+            assert!(!repository.manifests().exists("new".parse()?)?);
+        }
         Ok(())
     });
 }

@@ -3,6 +3,7 @@
 mod compact;
 mod config;
 mod control;
+mod convert;
 mod events;
 mod gc;
 mod init;
@@ -51,6 +52,7 @@ enum Command {
     Compact(compact::Compact),
     Verify(verify::Verify),
     Rescue(rescue::Rescue),
+    Convert(convert::Convert),
     Config(config::ConfigCommand),
 }
 
@@ -83,6 +85,7 @@ fn run(printer: Printer) -> Result<ExitCode, Failure> {
         Command::Snapshot(snapshot) => snapshot.run(printer)?,
         Command::Restore(restore) => restore.run(printer)?,
         Command::Compact(compact) => compact.run(printer)?,
+        Command::Convert(convert) => convert.run(printer)?,
         Command::Verify(verify) => return verify.run(printer),
         Command::Rescue(rescue) => return rescue.run(printer),
         Command::Config(config) => return config.run(printer),

@@ -13,6 +13,7 @@ use sledge::store::sled::{
 };
 
 use crate::control;
+use crate::convert::{self, Converted, Image};
 use crate::policy::{Policy, Standing};
 use crate::printer::{Failure, Printer};
 use crate::usage::{self, Used};
@@ -25,6 +26,7 @@ pub(crate) enum Operation {
     Gc { dry_run: bool, policy: Policy },
     Usage,
     Verify { options: VerifyOptions },
+    Convert { image: Image, tag: String },
 }
 
 /// What an operation did.
@@ -35,6 +37,7 @@ pub(crate) enum Report {
     Gc { dry_run: bool, collected: Collected },
     Usage(Used),
     Verify(VerifyReport),
+    Convert(Converted),
 }
 
 impl Operation {
@@ -55,6 +58,10 @@ impl Operation {
             Self::Verify { options } if standing.read_only && options.repairs() => Err(Error::Unsupported(
                 "the server is read-only: nothing is repaired; without --repair it is verified, or stop it and repair then".to_owned(),
             )),
+            Self::Convert { .. } if standing.read_only => {
+                Err(Error::Unsupported("the server is read-only: nothing is converted".to_owned()))
+            }
+            Self::Convert { image, tag } => convert::convert(store, image, tag).map(Report::Convert),
             Self::Verify { options } => store.verify(options, watch).map(Report::Verify),
         }
     }
@@ -78,6 +85,7 @@ impl fmt::Display for Report {
             Self::Snapshot(report) => crate::snapshot::show(report, f),
             Self::Usage(used) => used.fmt(f),
             Self::Gc { dry_run, collected } => crate::gc::show(collected, *dry_run, f),
+            Self::Convert(converted) => converted.fmt(f),
             Self::Verify(report) => writeln!(f, "{report}"),
         }
     }

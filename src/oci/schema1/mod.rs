@@ -3,6 +3,8 @@
 //! What is stored is what was signed; its digest is the manifest's. Signatures are kept apart: `signed` reads and verifies them.
 
 #[cfg(feature = "schema1")]
+mod convert;
+#[cfg(feature = "schema1")]
 mod key;
 #[cfg(feature = "schema1")]
 mod signed;
@@ -13,6 +15,8 @@ use serde::Deserialize;
 use super::manifest::{Object, digest_at};
 use super::{Contents, Digest, ManifestError, ManifestKind, ReferenceRole, Referenced, RepositoryName, Tag};
 
+#[cfg(feature = "schema1")]
+pub use convert::{ConversionError, ConvertedImage, UnpackedLayer};
 #[cfg(feature = "schema1")]
 pub use key::SignatureError;
 #[cfg(feature = "schema1")]

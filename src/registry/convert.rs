@@ -1,0 +1,33 @@
+//! Old images in today's form.
+
+use super::Repository;
+use crate::error::{Error, Result};
+use crate::oci::{Digest, Manifest, MediaType, Reference, Schema1Image, Tag, UnpackedLayer};
+use crate::store::{Condition, PutManifest};
+
+/// Stores the OCI image that a schema 1 image is, and points a tag at it.
+pub(super) fn convert(repository: &Repository, reference: Reference, tag: &Tag) -> Result<Digest> {
+    let old = repository.manifests().get(reference)?;
+    if old.media_type().as_str() != MediaType::DOCKER_SCHEMA1 {
+        let words = format!("manifest {} is a {}, and no schema 1 image", old.digest(), old.media_type());
+        return Err(Error::Unsupported(words));
+    }
+    let image = Schema1Image::parse(old.bytes())?;
+    let layers =
+        image.layers.iter().map(|layer| unpack(repository, &layer.digest)).collect::<Result<Vec<_>>>()?;
+    let converted = image.convert(&layers)?;
+    repository.layers().put(&converted.config)?;
+    put(repository, &converted.manifest, tag)
+}
+
+fn unpack(repository: &Repository, digest: &Digest) -> Result<UnpackedLayer> {
+    let layer = repository.layers().fetch(digest)?;
+    let size = layer.len();
+    UnpackedLayer::read(layer, size).map_err(Error::io(format!("unpacking layer {digest}")))
+}
+
+/// No tag moves: what it pointed at could have nothing else that keeps it.
+fn put(repository: &Repository, manifest: &Manifest, tag: &Tag) -> Result<Digest> {
+    let options = PutManifest::new().tags(std::slice::from_ref(tag)).condition(Condition::Unmoved);
+    repository.manifests().put_with(manifest, &options)
+}
