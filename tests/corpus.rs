@@ -51,3 +51,15 @@ fn service() {
 fn model() {
     replay("model", checks::model);
 }
+
+#[cfg(feature = "schema1")]
+#[test]
+fn signed() {
+    replay("signed", checks::old::signed);
+}
+
+#[cfg(feature = "schema1")]
+#[test]
+fn tar_sum() {
+    replay("tar-sum", checks::old::tar_sum);
+}

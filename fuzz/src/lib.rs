@@ -11,6 +11,8 @@ use sledge::store::sled::Inline;
 use sledge::wire::{ByteRange, ChunkRange, Request, TokenRequest};
 
 pub mod model;
+#[cfg(feature = "schema1")]
+pub mod old;
 pub mod service;
 
 /// A word that is taken is written as it was read, and an error's message is short whatever was sent.

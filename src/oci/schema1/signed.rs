@@ -224,7 +224,7 @@ impl SignedManifest {
     }
 
     /// The signatures, in a stable order: by the ids of their keys.
-    pub fn signatures(&self) -> impl ExactSizeIterator<Item = &Signature> {
+    pub fn signatures(&self) -> impl DoubleEndedIterator<Item = &Signature> + ExactSizeIterator {
         self.signatures.iter()
     }
 
