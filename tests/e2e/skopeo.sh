@@ -358,6 +358,30 @@ intact() { # intact WHEN
 }
 intact "after the deletion"
 
+# --- Docker's schema 1 ----------------------------------------------------------------------------------------------------
+
+# skopeo signs what it converts to schema 1, with a key that it makes for that.
+old=$work/old
+client copy --format v2s1 --dest-tls-verify=false "oci:$multi:amd64" "docker://$registry/demo/old:1" >/dev/null ||
+    fail "skopeo copy as schema 1"
+client inspect --raw --tls-verify=false "docker://$registry/demo/old:1" >"$work/tmp/raw" || fail "skopeo inspect of schema 1"
+found=$(jq -r '"\(.schemaVersion) \(.name) \(.tag) \(.signatures | length)"' <"$work/tmp/raw")
+[[ $found == '1 demo/old 1 1' ]] || fail "of the schema 1 image came: $found"
+client copy --src-tls-verify=false "docker://$registry/demo/old:1" "dir:$old" >/dev/null || fail "skopeo copy of schema 1"
+blobs=$(jq -r '.fsLayers[].blobSum' <"$old/manifest.json" | sort -u)
+for blob in $blobs; do
+    [[ $(sha256sum <"$old/${blob#sha256:}") == "${blob#sha256:}  -" ]] || fail "layer $blob came back otherwise"
+done
+"$sledge" convert --data "$data" demo/old:1 1-oci >/dev/null || fail "sledge convert"
+# What skopeo makes of the image is to be what it was: the same layers, unpacked.
+diff_ids() { # diff_ids REFERENCE [OPTION...]
+    client inspect --config "${@:2}" "$1" | jq -c '.rootfs.diff_ids'
+}
+before=$(diff_ids "oci:$multi:amd64") && after=$(diff_ids "docker://$registry/demo/old:1-oci" --tls-verify=false)
+[[ $before == "$after" ]] || fail "the converted image has the layers $after, not $before"
+expect_tags demo/old 1 1-oci
+pass "pushed and pulled as schema 1, signed; converted to an OCI image with the same layers"
+
 # --- Restarts -----------------------------------------------------------------------------------------------------------
 
 begun=$(now)

@@ -41,6 +41,8 @@ struct Scene {
 
 const LAYER: &[u8] = b"a layer";
 const NEW: &[u8] = b"a new layer";
+/// The TarSum of no bytes, by which a blob can be put and found too.
+const TARSUM: &str = "tarsum.v1+sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
 impl Scene {
     fn make(store: &Arc<dyn Store>, repository: &str) -> Self {
@@ -57,7 +59,11 @@ impl Scene {
                 client.send("POST", &format!("/v2/{repository}/blobs/uploads/"), &[], b"").expect(202);
             answer.header("location").unwrap().to_owned()
         };
-        let sessions = (0..4).map(|_| start(&mut client)).collect();
+        let sessions = (0..5).map(|_| start(&mut client)).collect();
+        if cfg!(feature = "schema1") {
+            let path = format!("/v2/{repository}/blobs/uploads/?digest={TARSUM}");
+            client.send("POST", &path, &[], b"").expect(201);
+        }
         Self { layer, image: content, sessions }
     }
 
@@ -73,7 +79,27 @@ impl Scene {
             body: body.to_vec(),
             success,
         };
-        vec![
+        let by_tar_sum = [
+            endpoint("blob by TarSum", Need::Pull, "GET", format!("{v2}/blobs/{TARSUM}"), b"", 200),
+            endpoint("blob head by TarSum", Need::Pull, "HEAD", format!("{v2}/blobs/{TARSUM}"), b"", 200),
+            endpoint(
+                "upload whole by TarSum",
+                Need::Push,
+                "POST",
+                format!("{v2}/blobs/uploads/?digest={TARSUM}"),
+                b"",
+                201,
+            ),
+            endpoint(
+                "finish by TarSum",
+                Need::Push,
+                "PUT",
+                format!("{}?digest={TARSUM}", sessions[4]),
+                b"",
+                201,
+            ),
+        ];
+        let others = vec![
             endpoint("version", Need::Entry, "GET", "/v2/".into(), b"", 200),
             endpoint("catalog", Need::Catalog, "GET", "/v2/_catalog".into(), b"", 200),
             endpoint("blob", Need::Pull, "GET", format!("{v2}/blobs/{layer}"), b"", 200),
@@ -101,7 +127,8 @@ impl Scene {
             endpoint("tag delete", Need::Delete, "DELETE", format!("{v2}/manifests/v2"), b"", 202),
             endpoint("manifest delete", Need::Delete, "DELETE", format!("{v2}/manifests/{digest}"), b"", 202),
             endpoint("blob delete", Need::Delete, "DELETE", format!("{v2}/blobs/{layer}"), b"", 202),
-        ]
+        ];
+        by_tar_sum.into_iter().filter(|_| cfg!(feature = "schema1")).chain(others).collect()
     }
 }
 

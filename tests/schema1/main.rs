@@ -7,6 +7,8 @@
 )]
 
 use std::io::{Read, Write};
+use std::ops::ControlFlow;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -17,7 +19,7 @@ use sledge::oci::{
 };
 use sledge::registry::{Registry, Repository};
 use sledge::store::memory::Memory;
-use sledge::store::sled::Sled;
+use sledge::store::sled::{CollectOptions, Sled, Untagged};
 use sledge::{Error, Result};
 
 const PAYLOAD: &[u8] = include_bytes!("signed/payload.json");
@@ -610,4 +612,27 @@ fn an_image_that_cannot_be_converted_says_why() {
         }
         Ok(())
     });
+}
+
+/// Signatures, and names by TarSums, are kept by what they belong to and go with it.
+#[test]
+fn signatures_are_collected_with_their_manifest() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Sled::open(folder.path()).unwrap();
+    let repository = Registry::over(store.clone()).repository("library/hello").unwrap();
+    let collect = || {
+        let options =
+            CollectOptions::new().grace(Duration::ZERO).untagged(Untagged::DeleteAfter(Duration::ZERO));
+        store.collect(&options, &mut |_| ControlFlow::Continue(())).unwrap()
+    };
+    push_layers(&repository).unwrap();
+    let signed = parse(document("two"));
+    let digest = repository.manifests().put_signed(&signed).unwrap();
+    collect();
+    assert_eq!(repository.manifests().get_signed("1.0".parse().unwrap()).unwrap(), Some(signed));
+    assert_eq!(repository.manifests().all().count(), 3);
+    repository.manifests().delete(&digest).unwrap();
+    collect();
+    assert_eq!(repository.manifests().referrers(&digest, None).count(), 0);
+    assert!(!repository.layers().exists(&Algorithm::Sha256.digest(b"layer 0")).unwrap());
 }

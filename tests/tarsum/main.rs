@@ -169,6 +169,21 @@ fn an_empty_tar_has_the_sum_of_nothing() {
 }
 
 #[test]
+fn what_stands_behind_the_end_does_not_count_and_is_looked_at_all_the_same() {
+    let whole = archive(&[Entry::new("a", b"content")]);
+    let expected = sum(V1, Sha256, &whole);
+    let more = [&whole[..], b"more"].concat();
+    assert_eq!(sum(V1, Sha256, &more), expected);
+    assert_eq!(sum(V1, Sha256, &packed(&more)), expected);
+    // The fuzzer's: whether this was met hung on the pieces in which it came.
+    let mut damaged = packed(&more);
+    let crc = damaged.len() - 8;
+    damaged[crc] ^= 1;
+    assert!(matches!(error(&damaged), TarSumError::Read(_)));
+    assert!(matches!(error(&damaged[..crc]), TarSumError::Read(_)));
+}
+
+#[test]
 fn a_name_is_the_same_however_it_is_written_down() {
     let long = format!("{}/file", "folder/".repeat(20));
     let plain = |name: &str| Entry::new(name, b"content");
