@@ -417,7 +417,7 @@ pub(super) async fn manifest(
     let condition = condition(sent.headers)?;
     let stated = stated_media_type(sent.headers)?;
     let (bytes, place) = manifest_bytes(heavy, sent).await?;
-    let is_large = bytes.len() > SMALL;
+    let takes_long = bytes.len() > SMALL || takes_long(&bytes);
     let store = Arc::clone(store);
     let put = move || {
         let _place = place;
@@ -446,7 +446,17 @@ pub(super) async fn manifest(
         store.put_manifest(&repository, &manifest, &options)?;
         Ok(pushed(repository, *manifest.digest(), &tags, contents.subject))
     };
-    Ok(if is_large { heavy.blocking(put).await? } else { blocking(put).await? })
+    Ok(if takes_long { heavy.blocking(put).await? } else { blocking(put).await? })
+}
+
+#[cfg(feature = "schema1")]
+fn takes_long(manifest: &[u8]) -> bool {
+    tarsum::may_name(manifest)
+}
+
+#[cfg(not(feature = "schema1"))]
+const fn takes_long(_: &[u8]) -> bool {
+    false
 }
 
 fn pushed(

@@ -11,8 +11,8 @@ use serde_json::json;
 use super::{BlobStat, Condition, PutManifest, Store, Upload};
 use crate::error::{Error, Result};
 use crate::oci::{
-    Algorithm, Contents, Digest, Hasher, Manifest, MediaType, Reference, RepositoryName, Tag, TarSum,
-    TarSumError,
+    Algorithm, Contents, Digest, Hasher, Manifest, MediaType, Reference, ReferenceRole, RepositoryName, Tag,
+    TarSum, TarSumError,
 };
 
 /// The artifact type of what names a layer.
@@ -66,6 +66,13 @@ pub fn commit<S: Store + ?Sized>(
         }
         Err(error) => Err(error),
     }
+}
+
+/// Whether a manifest may be one that names a layer, which takes as long to check as the layer to read.
+#[must_use]
+pub fn may_name(manifest: &[u8]) -> bool {
+    let mut pieces = manifest.windows(ARTIFACT.len());
+    pieces.any(|piece| piece == ARTIFACT.as_bytes())
 }
 
 /// Looks whether a manifest that names a layer by a TarSum says the truth; of others there is nothing to say.
@@ -173,7 +180,8 @@ fn named(contents: &Contents) -> Option<(TarSum, Digest)> {
         return None;
     }
     let tar_sum = contents.annotations.get(ANNOTATION)?.parse().ok()?;
-    Some((tar_sum, contents.references.first()?.digest))
+    let layer = contents.references.first().filter(|reference| reference.role == ReferenceRole::Config)?;
+    Some((tar_sum, layer.digest))
 }
 
 /// The longest tag.
