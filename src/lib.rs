@@ -2,7 +2,8 @@
 //!
 //! It is a library that a program embeds as its local image cache, and (with the feature `server`) a registry that docker,
 //! containerd, podman and skopeo push to and pull from. The language is that of the [OCI distribution] and [image]
-//! specifications; Docker's schema 2 is served alike.
+//! specifications; Docker's schema 2 is served alike. The feature `schema1` adds what images had before: Docker's signed manifests,
+//! and TarSums.
 //!
 //! What is promised: when a push returns, it survives a power cut; an upload goes on where it stood, after a restart too; bytes
 //! come back exactly as they were given. [`store`] states the promises as rules, and the feature `conformance` checks them.

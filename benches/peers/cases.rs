@@ -275,3 +275,8 @@ fn random(size: usize) -> Vec<u8> {
     }
     bytes
 }
+
+pub(crate) fn middle(mut rates: Vec<f64>) -> Option<f64> {
+    rates.sort_by(f64::total_cmp);
+    rates.get(rates.len() / 2).copied()
+}

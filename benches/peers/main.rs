@@ -7,6 +7,9 @@
 //! docker-registry syncs files, and not their folders; nginx serves files and is beside the pulls alone; the floor is what `std::fs` and
 //! sha256 do with the same bytes and the same syncs, as many threads as clients. Where six tenths of that are less than the bar,
 //! they are the bar.
+//!
+//! `cargo bench --bench peers -- growth [LAYERS]` (1,000,000) makes a large store instead, which takes some minutes, and serves it beside an
+//! empty one.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -22,6 +25,8 @@
 mod cases;
 mod client;
 mod floor;
+mod growth;
+mod report;
 #[path = "../common/server.rs"]
 mod server;
 mod servers;
@@ -34,22 +39,23 @@ use std::thread;
 use std::time::Duration;
 
 use crate::cases::{CASES, Case, Kind, MIB};
+use crate::report::Report;
 use crate::server::Server;
 
-/// The part of the floor that is always enough.
-const OF_THE_FLOOR: f64 = 0.6;
-/// Seconds of the processors for each GiB.
-const PUSHING: f64 = 1.3;
-const PULLING: f64 = 0.25;
 /// Memory at rest, with 64 pushes, and with 200 pulls at once, in MiB.
 const AT_REST: f64 = 12.0;
 const WITH_PUSHES: f64 = 96.0;
 const WITH_PULLS: f64 = 64.0;
 
 fn main() -> ExitCode {
-    let rounds = std::env::args().skip(1).find_map(|word| word.parse().ok()).unwrap_or(3);
+    let number = std::env::args().skip(1).find_map(|word| word.parse().ok());
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let mut report = Report { missed: 0 };
+    let mut report = Report::default();
+    if std::env::args().any(|word| word == "growth") {
+        growth::growth(folder.path(), number.unwrap_or(1_000_000), &mut report);
+        return report.verdict();
+    }
+    let rounds = number.unwrap_or(3);
     memory(folder.path(), &mut report);
     let Some(registry) = Server::docker_registry(folder.path()) else {
         println!("docker-registry is not installed: benches/compare.sh does it");
@@ -67,18 +73,18 @@ fn main() -> ExitCode {
         }
         report.case(case, found);
     }
-    if report.missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    report.verdict()
 }
 
 /// What the rounds gave for one case.
 #[derive(Default)]
-struct Found {
-    registry: Vec<f64>,
-    sledge: Vec<f64>,
-    nginx: Vec<f64>,
-    floor: Vec<f64>,
+pub(crate) struct Found {
+    pub(crate) registry: Vec<f64>,
+    pub(crate) sledge: Vec<f64>,
+    pub(crate) nginx: Vec<f64>,
+    pub(crate) floor: Vec<f64>,
     /// Seconds of the processors for each GiB.
-    processors: Vec<f64>,
+    pub(crate) processors: Vec<f64>,
 }
 
 impl Found {
@@ -97,53 +103,6 @@ impl Found {
             self.nginx.push(case.run_on_files(&nginx.address, files, count));
         }
     }
-}
-
-struct Report {
-    missed: usize,
-}
-
-impl Report {
-    fn case(&mut self, case: &Case, found: Found) {
-        let Found { registry, sledge, nginx, floor, processors } = found;
-        let [registry, sledge, nginx, floor] = [registry, sledge, nginx, floor].map(middle);
-        let (registry, sledge) = (registry.unwrap(), sledge.unwrap());
-        let enough = floor.map_or(f64::INFINITY, |floor| OF_THE_FLOOR * floor);
-        let passed = sledge >= (case.bar * registry).min(enough);
-        let cell = |rate: Option<f64>| rate.map_or(String::new(), |rate| format!("{rate:.0}"));
-        println!(
-            "| {} | {registry:.0} | {} | {} | {sledge:.0} | {:.1} | {}{}{} |",
-            case.name,
-            cell(nginx),
-            cell(floor),
-            sledge / registry,
-            case.bar,
-            floor.map_or(String::new(), |_| format!(" or {enough:.0}")),
-            self.verdict(passed),
-        );
-        let limit = match (case.kind, case.size / MIB, case.clients) {
-            (Kind::Push, 100, 1) => PUSHING,
-            (Kind::Pull, 100, _) => PULLING,
-            _ => return,
-        };
-        self.most(&format!("processors, {}", case.name), middle(processors).unwrap(), limit, "s/GiB");
-    }
-
-    /// A figure that is to be small.
-    fn most(&mut self, name: &str, found: f64, limit: f64, unit: &str) {
-        let passed = found <= limit;
-        println!("| {name} | | | | {found:.2} {unit} | | {limit}{} |", self.verdict(passed));
-    }
-
-    fn verdict(&mut self, passed: bool) -> &'static str {
-        self.missed += usize::from(!passed);
-        if passed { "" } else { " **missed**" }
-    }
-}
-
-fn middle(mut rates: Vec<f64>) -> Option<f64> {
-    rates.sort_by(f64::total_cmp);
-    rates.get(rates.len() / 2).copied()
 }
 
 /// What a server takes that has just begun, and what many clients at once make of it. Pages of files do not count: they are

@@ -34,8 +34,8 @@ fn traced() -> Span {
 /// How long what came of an upload waits for more, before it is handed to the store all the same.
 const MOMENT: Duration = Duration::from_millis(100);
 
-/// How many operations run at once that hold a large manifest, or many manifests, taken apart: that costs several times what they
-/// are long.
+/// How many operations run at once that hold a large manifest, or many manifests, taken apart, which costs several times what they
+/// are long; or that unpack a layer, which can become a thousand times as long.
 const HEAVY: usize = 4;
 /// How many large manifests are on their way at once, each of which is held as it comes, up to its largest size.
 const LARGE: usize = 32;
@@ -69,14 +69,19 @@ impl Heavy {
         &self,
         operation: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let permit = Arc::clone(&self.turns).acquire_owned().await;
-        let permit = permit.map_err(|_| Error::Unavailable("the server stops".to_owned()))?;
+        let turn = self.turn().await?;
         blocking(move || {
             // Given back when it has run, not when nobody waits for it any more.
-            let _permit = permit;
+            let _turn = turn;
             operation()
         })
         .await
+    }
+
+    /// Waits for a turn, which is over when it is dropped.
+    pub(super) async fn turn(&self) -> Result<OwnedSemaphorePermit> {
+        let turn = Arc::clone(&self.turns).acquire_owned().await;
+        turn.map_err(|_| Error::Unavailable("the server stops".to_owned()))
     }
 }
 

@@ -8,6 +8,7 @@ use http::header::{
     RANGE,
 };
 use http::{Response, StatusCode};
+use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
 use super::admission::Caller;
@@ -80,8 +81,9 @@ impl Session {
 /// What a blob is to be.
 pub(super) enum Name {
     Digest(Digest),
+    /// To find out takes a turn.
     #[cfg(feature = "schema1")]
-    TarSum(TarSum),
+    TarSum(TarSum, Heavy),
 }
 
 /// What comes of the session when the body is in.
@@ -97,7 +99,17 @@ impl End {
             Self::Suspend => None,
             Self::Commit(Name::Digest(digest)) => Some(digest.algorithm()),
             #[cfg(feature = "schema1")]
-            Self::Commit(Name::TarSum(_)) => Some(Algorithm::Sha256),
+            Self::Commit(Name::TarSum(..)) => Some(Algorithm::Sha256),
+        }
+    }
+
+    /// What to wait for before it, when the body is in: who sends slowly is to keep nobody else from his turn.
+    #[cfg_attr(not(feature = "schema1"), expect(clippy::unused_async, reason = "nothing to wait for"))]
+    async fn turn(&self) -> Result<Option<OwnedSemaphorePermit>> {
+        match self {
+            #[cfg(feature = "schema1")]
+            Self::Commit(Name::TarSum(_, heavy)) => heavy.turn().await.map(Some),
+            _ => Ok(None),
         }
     }
 }
@@ -230,12 +242,13 @@ async fn upload(
     sent: Sent<'_>,
 ) -> Result<Stand, Refusal> {
     let range = sent.chunk()?;
+    let then = Arc::new(then);
     let declared = sent.body.declared();
     let mut options = UploadOptions::new();
     options.coming = declared;
     options.algorithm = then.algorithm();
     // How much of an existing session lies before this body is known only where the body says so.
-    options.size = match (session, &then, range) {
+    options.size = match (session, then.as_ref(), range) {
         (Session::New, ..) => declared,
         (_, End::Commit(_), Some(range)) => range.start.checked_add(range.length),
         _ => None,
@@ -245,16 +258,21 @@ async fn upload(
         move || open(store.as_ref(), &repository, session, &options, range)
     };
     let finish = {
-        let (store, repository) = (Arc::clone(store), repository.clone());
-        move |upload, written| finish_upload(store.as_ref(), &repository, upload, session, &then, written)
+        let (store, repository, then) = (Arc::clone(store), repository.clone(), Arc::clone(&then));
+        move |turn: Option<OwnedSemaphorePermit>, upload, written| {
+            let finished = finish_upload(store.as_ref(), &repository, upload, session, &then, written);
+            drop(turn);
+            finished
+        }
     };
 
     if declared.is_some_and(|length| length <= SMALL as u64) {
         let bytes = sent.body.gather(SMALL).await?.unwrap_or_default();
+        let turn = then.turn().await?;
         return Ok(blocking(move || {
             let mut upload = open()?;
             let written = bridge::write(upload.as_mut(), &bytes);
-            finish(upload, written)
+            finish(turn, upload, written)
         })
         .await?);
     }
@@ -270,7 +288,10 @@ async fn upload(
         }
     });
     match taken {
-        Ok(()) => Ok(sink.end(finish).await?),
+        Ok(()) => {
+            let turn = then.turn().await?;
+            Ok(sink.end(move |upload, written| finish(turn, upload, written)).await?)
+        }
         // Put away before the answer, so that a client that tries again at once does not meet its own last request.
         Err(refusal) => {
             let session = match &refusal {
@@ -330,7 +351,7 @@ fn finish_upload(
         End::Suspend => upload.suspend().map(|()| None),
         End::Commit(Name::Digest(digest)) => upload.commit(digest).map(|_| Some(*digest)),
         #[cfg(feature = "schema1")]
-        End::Commit(Name::TarSum(tar_sum)) => {
+        End::Commit(Name::TarSum(tar_sum, _)) => {
             tarsum::commit(store, repository, upload, tar_sum).map(|stat| Some(stat.digest))
         }
     };

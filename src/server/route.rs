@@ -319,8 +319,12 @@ async fn dispatch(
                 let digest = pull::by_tar_sum(store, &repository, tar_sum).await?;
                 pull::blob_head(store, repository, digest, parts).await
             }
-            TarSumAct::Whole => push::whole(store, repository, Name::TarSum(tar_sum), sent).await,
-            TarSumAct::Finish(id) => push::finish(store, repository, id, Name::TarSum(tar_sum), sent).await,
+            TarSumAct::Whole => {
+                push::whole(store, repository, Name::TarSum(tar_sum, heavy.clone()), sent).await
+            }
+            TarSumAct::Finish(id) => {
+                push::finish(store, repository, id, Name::TarSum(tar_sum, heavy.clone()), sent).await
+            }
         },
         Request::UploadStatus { repository, id } => push::status(store, repository, id).await,
         Request::UploadCancel { repository, id } => push::cancel(store, repository, id).await,
