@@ -15,7 +15,10 @@ pub fn signed(input: &[u8]) {
         assert_eq!(Signature::parse(signature.as_str()).as_ref(), Ok(&signature));
     }
     if let Ok(image) = Schema1Image::parse(input) {
-        let Ok(layer) = UnpackedLayer::read(input, input.len() as u64) else { return };
+        let Ok(layer) = UnpackedLayer::read(input, Algorithm::Sha256.digest(input), input.len() as u64)
+        else {
+            return;
+        };
         let layers = vec![layer; image.layers.len()];
         if let Ok(converted) = image.convert(&layers) {
             assert_eq!(image.convert(&layers).as_ref(), Ok(&converted));

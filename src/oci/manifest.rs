@@ -12,6 +12,7 @@ use super::digest::shorten;
 use super::schema1::Schema1Image;
 use super::{
     Algorithm, Annotations, Descriptor, Digest, DigestError, MediaType, MediaTypeError, NameError, TagError,
+    TarSumNameError,
 };
 
 /// The largest manifest in bytes (distribution-spec, "Pushing Manifests": at least 4 megabytes).
@@ -423,6 +424,14 @@ pub enum ManifestError {
     /// An image without a config.
     #[error("an image manifest needs a config")]
     NoConfig,
+    /// A layer's TarSum is none.
+    #[error("{field}: {source}")]
+    TarSum {
+        /// Which layer.
+        field: String,
+        /// What is wrong with it.
+        source: TarSumNameError,
+    },
     /// A descriptor's digest is none.
     #[error("{field}: {source}")]
     Digest {

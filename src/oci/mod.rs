@@ -18,12 +18,12 @@ pub use manifest::{
 };
 pub use media_type::{MediaType, MediaTypeError};
 pub use name::{NameError, Reference, ReferenceError, RepositoryName, Tag, TagError};
+pub use schema1::{BlobSum, Schema1Image, Schema1Layer};
 #[cfg(feature = "schema1")]
 pub use schema1::{
     ConversionError, ConvertedImage, Signature, SignatureError, SignedManifest, SignedManifestError,
     SignedManifestFault, UnpackedLayer,
 };
-pub use schema1::{Schema1Image, Schema1Layer};
 #[cfg(feature = "schema1")]
 pub use tarsum::TarSumError;
 pub use tarsum::{TarSum, TarSumAlgorithm, TarSumNameError, TarSumVersion};

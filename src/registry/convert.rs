@@ -2,7 +2,7 @@
 
 use super::Repository;
 use crate::error::{Error, Result};
-use crate::oci::{Digest, Manifest, MediaType, Reference, Schema1Image, Tag, UnpackedLayer};
+use crate::oci::{BlobSum, Digest, Manifest, MediaType, Reference, Schema1Image, Tag, UnpackedLayer};
 use crate::store::{Condition, PutManifest};
 
 /// Stores the OCI image that a schema 1 image is, and points a tag at it.
@@ -14,16 +14,21 @@ pub(super) fn convert(repository: &Repository, reference: Reference, tag: &Tag) 
     }
     let image = Schema1Image::parse(old.bytes())?;
     let layers =
-        image.layers.iter().map(|layer| unpack(repository, &layer.digest)).collect::<Result<Vec<_>>>()?;
+        image.layers.iter().map(|layer| unpack(repository, &layer.blob_sum)).collect::<Result<Vec<_>>>()?;
     let converted = image.convert(&layers)?;
     repository.layers().put(&converted.config)?;
     put(repository, &converted.manifest, tag)
 }
 
-fn unpack(repository: &Repository, digest: &Digest) -> Result<UnpackedLayer> {
-    let layer = repository.layers().fetch(digest)?;
+fn unpack(repository: &Repository, blob_sum: &BlobSum) -> Result<UnpackedLayer> {
+    let layers = repository.layers();
+    let digest = match blob_sum {
+        BlobSum::Digest(digest) => *digest,
+        BlobSum::TarSum(tar_sum) => layers.find(tar_sum)?.digest,
+    };
+    let layer = layers.fetch(&digest)?;
     let size = layer.len();
-    UnpackedLayer::read(layer, size).map_err(Error::io(format!("unpacking layer {digest}")))
+    UnpackedLayer::read(layer, digest, size).map_err(Error::io(format!("unpacking layer {digest}")))
 }
 
 /// No tag moves: what it pointed at could have nothing else that keeps it.

@@ -9,11 +9,11 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 
-use super::{PutManifest, Store};
+use super::{PutManifest, Store, tarsum};
 use crate::error::{Error, Result};
 use crate::oci::{
-    Digest, Manifest, MediaType, Reference, ReferenceRole, RepositoryName, Signature, SignedManifest,
-    SignedManifestFault,
+    BlobSum, Digest, Manifest, MediaType, Reference, ReferenceRole, RepositoryName, Signature,
+    SignedManifest, SignedManifestFault,
 };
 
 /// The artifact type of a signature.
@@ -58,7 +58,13 @@ pub fn put<S: Store + ?Sized>(
     if get(store, repository, manifest)?.is_some_and(|others| !others.fits(signed)) {
         faults.push(SignedManifestFault::Others);
     }
-    let missing = missing(store, repository, signed)?;
+    let mut missing = Vec::new();
+    for (at, blob_sum) in absent(store, repository, signed)? {
+        match blob_sum {
+            BlobSum::Digest(digest) => missing.push((ReferenceRole::Layer(at), digest)),
+            BlobSum::TarSum(tar_sum) => faults.push(SignedManifestFault::Layer { at, tar_sum }),
+        }
+    }
     if !faults.is_empty() || !missing.is_empty() {
         return Err(Error::SignedManifestRefused { faults, missing });
     }
@@ -100,26 +106,30 @@ pub fn get<S: Store + ?Sized>(
     Ok(SignedManifest::assemble(manifest.clone(), signatures).ok())
 }
 
-/// The layers that the repository does not have.
-fn missing<S: Store + ?Sized>(
+/// The layers that the repository does not have, each once, and where they are named.
+fn absent<S: Store + ?Sized>(
     store: &S,
     repository: &RepositoryName,
     signed: &SignedManifest,
-) -> Result<Vec<(ReferenceRole, Digest)>> {
-    let (mut missing, mut seen) = (Vec::new(), BTreeSet::new());
+) -> Result<Vec<(usize, BlobSum)>> {
+    let (mut absent, mut seen) = (Vec::new(), BTreeSet::new());
     for (at, layer) in signed.image().layers.iter().enumerate() {
-        if !seen.insert(layer.digest) {
+        if !seen.insert(&layer.blob_sum) {
             continue;
         }
-        match store.stat(repository, &layer.digest) {
+        let found = match &layer.blob_sum {
+            BlobSum::Digest(digest) => store.stat(repository, digest),
+            BlobSum::TarSum(tar_sum) => tarsum::find(store, repository, tar_sum),
+        };
+        match found {
             Ok(_) => {}
-            Err(Error::BlobUnknown { .. } | Error::RepositoryUnknown(_)) => {
-                missing.push((ReferenceRole::Layer(at), layer.digest));
+            Err(Error::BlobUnknown { .. } | Error::RepositoryUnknown(_) | Error::TarSumUnknown { .. }) => {
+                absent.push((at, layer.blob_sum.clone()));
             }
             Err(error) => return Err(error),
         }
     }
-    Ok(missing)
+    Ok(absent)
 }
 
 fn referrer(manifest: &Manifest, signature: &Signature) -> Result<Manifest> {

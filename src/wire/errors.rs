@@ -249,6 +249,7 @@ const fn fault_code(fault: &SignedManifestFault) -> ErrorCode {
     match fault {
         SignedManifestFault::Name { .. } => ErrorCode::NameInvalid,
         SignedManifestFault::Digest { .. } => ErrorCode::DigestInvalid,
+        SignedManifestFault::Layer { .. } => ErrorCode::ManifestBlobUnknown,
         _ => ErrorCode::ManifestInvalid,
     }
 }

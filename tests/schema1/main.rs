@@ -14,10 +14,11 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 use sledge::oci::{
-    Algorithm, Manifest, MediaType, Signature, SignatureError, SignedManifest, SignedManifestError,
-    SignedManifestFault,
+    Algorithm, BlobSum, Manifest, MediaType, Signature, SignatureError, SignedManifest, SignedManifestError,
+    SignedManifestFault, TarSum, TarSumAlgorithm, TarSumVersion,
 };
 use sledge::registry::{Registry, Repository};
+use sledge::store::UploadOptions;
 use sledge::store::memory::Memory;
 use sledge::store::sled::{CollectOptions, Sled, Untagged};
 use sledge::{Error, Result};
@@ -83,8 +84,11 @@ fn what_docker_signed_is_verified_by_each_algorithm_and_kind_of_key() {
             (image.name.as_str(), image.tag.as_str(), &*image.architecture),
             ("library/hello", "1.0", "amd64")
         );
-        let layers: Vec<_> = image.layers.iter().map(|layer| layer.digest).collect();
-        assert_eq!(layers, [b"layer 1", b"layer 0"].map(|layer| Algorithm::Sha256.digest(layer)));
+        let layers: Vec<_> = image.layers.iter().map(|layer| layer.blob_sum.clone()).collect();
+        assert_eq!(
+            layers,
+            [b"layer 1", b"layer 0"].map(|layer| BlobSum::Digest(Algorithm::Sha256.digest(layer)))
+        );
         assert!(image.layers[1].v1_compatibility.contains("\"created\":\"2014-04-07T02:45:50Z\""));
         for signature in signed.signatures() {
             // What Go wrote as the key's id.
@@ -278,7 +282,7 @@ fn a_payload_that_is_no_image_says_why() {
         (json!({ "fsLayers": [layer] }), "one length, and not none: found 1 and 2"),
         (
             json!({ "fsLayers": [layer, { "blobSum": "tarsum.v1+sha256:00" }] }),
-            "fsLayers[1]: digest algorithm \"tarsum.v1+sha256\" is not supported",
+            "fsLayers[1]: \"tarsum.v1+sha256:00\" is not a TarSum",
         ),
         (json!({ "fsLayers": [layer, [layer]] }), "invalid type: sequence, expected an object"),
         (json!({ "history": [{}, {}] }), "missing field `v1Compatibility`"),
@@ -635,4 +639,46 @@ fn signatures_are_collected_with_their_manifest() {
     collect();
     assert_eq!(repository.manifests().referrers(&digest, None).count(), 0);
     assert!(!repository.layers().exists(&Algorithm::Sha256.digest(b"layer 0")).unwrap());
+}
+
+/// Manifests that are older still name their layers by TarSums.
+#[test]
+fn layers_may_be_named_by_tarsums() {
+    let layer = packed(&tar("a file"));
+    let tar_sum = TarSum::of(TarSumVersion::V1, TarSumAlgorithm::Sha256, &layer[..]).unwrap();
+    let payload = json!({
+        "schemaVersion": 1, "name": "library/hello", "tag": "old", "architecture": "amd64",
+        "fsLayers": [{ "blobSum": tar_sum.to_string() }, { "blobSum": tar_sum.to_string() }],
+        "history": [{ "v1Compatibility": "{\"throwaway\":true}" }, { "v1Compatibility": "{}" }],
+    })
+    .to_string();
+    // Nobody has signed this: what is absent is told beside that.
+    let protected = json!({ "formatLength": payload.len() - 1, "formatTail": "fQ" });
+    let block = json!({ "header": { "alg": "ES256" }, "signature": "", "protected": encode(&protected) });
+    let signed = parse(format!("{},\"signatures\":[{block}]}}", &payload[..payload.len() - 1]).as_bytes());
+    let manifest = signed.manifest();
+    each(|repository| {
+        let layers_missing = || match repository.manifests().put_signed(&signed) {
+            Err(Error::SignedManifestRefused { faults, missing }) if missing.is_empty() => faults
+                .iter()
+                .filter(|fault| matches!(fault, SignedManifestFault::Layer { at: 0, .. }))
+                .count(),
+            other => unreachable!("{other:?}"),
+        };
+        assert_eq!(layers_missing(), 1);
+        let mut upload = repository.layers().upload(&UploadOptions::new())?;
+        upload.write_all(&layer).unwrap();
+        let stat = repository.layers().finish_as(upload, &tar_sum)?;
+        assert_eq!(layers_missing(), 0);
+
+        repository.manifests().put(manifest, &["old".parse()?])?;
+        assert_eq!(manifest.contents()?.references, []);
+        let digest = repository.manifests().convert("old".parse()?, &"new".parse()?)?;
+        let new: Value = serde_json::from_slice(repository.manifests().get(digest.into())?.bytes()).unwrap();
+        assert_eq!(
+            new["layers"],
+            json!([{ "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": stat.digest, "size": stat.size }])
+        );
+        Ok(())
+    });
 }

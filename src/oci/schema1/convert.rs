@@ -32,6 +32,8 @@ struct ContainerConfig {
 /// A layer, looked into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnpackedLayer {
+    /// The blob's digest.
+    digest: Digest,
     /// The digest of the tar.
     diff_id: Digest,
     is_packed: bool,
@@ -42,11 +44,11 @@ pub struct UnpackedLayer {
 }
 
 impl UnpackedLayer {
-    /// Looks into a layer, which is a tar, or one packed by gzip, of so many bytes.
+    /// Looks into a layer, which is a tar, or one packed by gzip, of this digest and of so many bytes.
     ///
     /// # Errors
     /// What reading fails with, also where it is packed and damaged.
-    pub fn read(layer: impl Read, size: u64) -> io::Result<Self> {
+    pub fn read(layer: impl Read, digest: Digest, size: u64) -> io::Result<Self> {
         let mut layer = BufReader::with_capacity(64 << 10, layer);
         let is_packed = layer.fill_buf()?.starts_with(&[0x1f, 0x8b]);
         let unpacked: &mut dyn BufRead = if is_packed {
@@ -68,7 +70,7 @@ impl UnpackedLayer {
             let count = piece.len();
             unpacked.consume(count);
         }
-        Ok(Self { diff_id: hasher.finish(), is_packed, is_empty, size })
+        Ok(Self { digest, diff_id: hasher.finish(), is_packed, is_empty, size })
     }
 }
 
@@ -113,14 +115,15 @@ impl Schema1Image {
         }
         let (mut history, mut diff_ids, mut descriptors) = (Vec::new(), Vec::new(), Vec::new());
         // Both are the oldest first.
-        for ((layer, unpacked), image) in self.layers.iter().zip(layers).zip(&images).rev() {
+        for (unpacked, image) in layers.iter().zip(&images).rev() {
             let is_empty = image.throwaway || unpacked.is_empty;
             history.push(image.history(is_empty));
             if !is_empty {
                 diff_ids.push(json!(unpacked.diff_id));
                 let media_type = if unpacked.is_packed { LAYER_PACKED } else { LAYER };
-                descriptors
-                    .push(json!({ "mediaType": media_type, "digest": layer.digest, "size": unpacked.size }));
+                descriptors.push(
+                    json!({ "mediaType": media_type, "digest": unpacked.digest, "size": unpacked.size }),
+                );
             }
         }
         let mut config = images.first().map(Image::config).unwrap_or_default();

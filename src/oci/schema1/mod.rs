@@ -10,10 +10,14 @@ mod key;
 mod signed;
 mod strict;
 
+use std::fmt;
+
 use serde::Deserialize;
 
 use super::manifest::{Object, digest_at};
-use super::{Contents, Digest, ManifestError, ManifestKind, ReferenceRole, Referenced, RepositoryName, Tag};
+use super::{
+    Contents, Digest, ManifestError, ManifestKind, ReferenceRole, Referenced, RepositoryName, Tag, TarSum,
+};
 
 #[cfg(feature = "schema1")]
 pub use convert::{ConversionError, ConvertedImage, UnpackedLayer};
@@ -38,10 +42,39 @@ pub struct Schema1Image {
 /// A layer and how it came about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Schema1Layer {
-    /// The blob, a compressed tar.
-    pub digest: Digest,
+    /// The blob, a tar, which is mostly packed by gzip.
+    pub blob_sum: BlobSum,
     /// JSON in which the Docker of its time described an image, whatever is in it: nothing here has looked.
     pub v1_compatibility: String,
+}
+
+/// What names a layer in a schema 1 manifest.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum BlobSum {
+    /// Its digest.
+    Digest(Digest),
+    /// Its TarSum, in manifests that are older still.
+    TarSum(TarSum),
+}
+
+impl fmt::Display for BlobSum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Digest(digest) => digest.fmt(f),
+            Self::TarSum(tar_sum) => tar_sum.fmt(f),
+        }
+    }
+}
+
+impl BlobSum {
+    fn parse(at: usize, text: &str) -> Result<Self, ManifestError> {
+        let field = format_args!("fsLayers[{at}]");
+        if text.starts_with("tarsum") {
+            let named = text.parse().map(Self::TarSum);
+            return named.map_err(|source| ManifestError::TarSum { field: field.to_string(), source });
+        }
+        digest_at(field, text).map(Self::Digest)
+    }
 }
 
 #[derive(Deserialize)]
@@ -93,24 +126,28 @@ impl Schema1Image {
             architecture: document.architecture,
             layers: pairs
                 .map(|(at, (Object(layer), Object(history)))| {
-                    let digest = digest_at(format_args!("fsLayers[{at}]"), &layer.blob_sum)?;
-                    Ok(Schema1Layer { digest, v1_compatibility: history.v1_compatibility })
+                    let blob_sum = BlobSum::parse(at, &layer.blob_sum)?;
+                    Ok(Schema1Layer { blob_sum, v1_compatibility: history.v1_compatibility })
                 })
                 .collect::<Result<_, ManifestError>>()?,
         })
     }
 
-    /// The same in the terms of all manifests.
+    /// The same in the terms of all manifests. A layer that is named by its TarSum is no reference: which blob that is, the repository
+    /// knows, and what names it there keeps it.
     pub(super) fn contents(&self) -> Contents {
-        let reference = |(at, layer): (usize, &Schema1Layer)| Referenced {
-            role: ReferenceRole::Layer(at),
-            digest: layer.digest,
-            size: None,
-            non_distributable: false,
+        let reference = |(at, layer): (usize, &Schema1Layer)| match layer.blob_sum {
+            BlobSum::Digest(digest) => Some(Referenced {
+                role: ReferenceRole::Layer(at),
+                digest,
+                size: None,
+                non_distributable: false,
+            }),
+            BlobSum::TarSum(_) => None,
         };
         Contents {
             kind: ManifestKind::Schema1,
-            references: self.layers.iter().enumerate().map(reference).collect(),
+            references: self.layers.iter().enumerate().filter_map(reference).collect(),
             subject: None,
             artifact_type: None,
             annotations: Default::default(),

@@ -14,6 +14,7 @@ use super::{Schema1Image, strict};
 use crate::oci::manifest::Object;
 use crate::oci::{
     Digest, MAX_MANIFEST_SIZE, Manifest, ManifestError, MediaType, MediaTypeError, RepositoryName, Tag,
+    TarSum,
 };
 
 /// The most signatures of one document.
@@ -289,6 +290,14 @@ pub enum SignedManifestFault {
     /// A signature does not hold.
     #[error("a signature does not hold: {0}")]
     Signature(SignatureError),
+    /// The repository has no blob of a TarSum by which a layer is named.
+    #[error("fsLayers[{at}] ({tar_sum}) is unknown in the repository")]
+    Layer {
+        /// Which layer, counted from zero.
+        at: usize,
+        /// Its name.
+        tar_sum: TarSum,
+    },
     /// The repository has as many signatures of it as a document can have, or has them in another form.
     #[error("the repository has signatures of this manifest that cannot stand in one document with these")]
     Others,
