@@ -9,11 +9,13 @@ use uuid::Uuid;
 
 use crate::oci::{
     Digest, DigestError, DigestMismatch, ManifestError, MediaTypeError, NameError, Reference, ReferenceError,
-    ReferenceRole, RepositoryName, Tag, TagError, TarSum, TarSumNameError,
+    ReferenceRole, RepositoryName, Tag, TagError,
 };
 
 #[cfg(feature = "schema1")]
-use crate::oci::{ConversionError, SignedManifestError, SignedManifestFault, TarSumError};
+use crate::oci::{
+    ConversionError, SignedManifestError, SignedManifestFault, TarSum, TarSumError, TarSumNameError,
+};
 
 /// The result of everything that can fail here.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -70,6 +72,7 @@ pub enum Error {
     #[error(transparent)]
     Conversion(#[from] ConversionError),
     /// The repository has no blob that was put under this TarSum.
+    #[cfg(feature = "schema1")]
     #[error("blob {tar_sum} is unknown in repository {repository}")]
     TarSumUnknown {
         /// Where it was looked for.
@@ -91,6 +94,7 @@ pub enum Error {
     #[error(transparent)]
     NoTarSum(#[from] TarSumError),
     /// Not a TarSum.
+    #[cfg(feature = "schema1")]
     #[error(transparent)]
     TarSumInvalid(#[from] TarSumNameError),
     /// Content has another digest than was declared. An upload that ends so is cancelled: its bytes are gone.
@@ -261,7 +265,9 @@ impl Error {
     pub const fn code(&self) -> Option<ErrorCode> {
         Some(match self {
             Self::RepositoryUnknown(_) => ErrorCode::NameUnknown,
-            Self::BlobUnknown { .. } | Self::TarSumUnknown { .. } => ErrorCode::BlobUnknown,
+            Self::BlobUnknown { .. } => ErrorCode::BlobUnknown,
+            #[cfg(feature = "schema1")]
+            Self::TarSumUnknown { .. } => ErrorCode::BlobUnknown,
             Self::ManifestUnknown { .. } => ErrorCode::ManifestUnknown,
             Self::ReferencesMissing { .. } => ErrorCode::ManifestBlobUnknown,
             #[cfg(feature = "schema1")]
@@ -273,10 +279,10 @@ impl Error {
             | Self::MediaTypeInvalid(_)
             | Self::TooManyTags(_) => ErrorCode::ManifestInvalid,
             #[cfg(feature = "schema1")]
-            Self::TarSumMismatch { .. } | Self::NoTarSum(_) => ErrorCode::DigestInvalid,
-            Self::DigestMismatch(_) | Self::DigestInvalid(_) | Self::TarSumInvalid(_) => {
+            Self::TarSumMismatch { .. } | Self::NoTarSum(_) | Self::TarSumInvalid(_) => {
                 ErrorCode::DigestInvalid
             }
+            Self::DigestMismatch(_) | Self::DigestInvalid(_) => ErrorCode::DigestInvalid,
             Self::UploadUnknown { .. } => ErrorCode::BlobUploadUnknown,
             Self::UploadBusy(_) | Self::UploadOffset { .. } => ErrorCode::BlobUploadInvalid,
             Self::SizeMismatch { .. } => ErrorCode::SizeInvalid,

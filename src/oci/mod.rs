@@ -9,6 +9,8 @@ mod media_type;
 mod name;
 mod schema1;
 mod tarsum;
+#[cfg(feature = "schema1")]
+mod unpack;
 
 pub use descriptor::{Annotations, Descriptor};
 pub use digest::{Algorithm, Digest, DigestError, Hasher, HasherStateError};

@@ -2,7 +2,7 @@
 
 use super::Repository;
 use crate::error::{Error, Result};
-use crate::oci::{BlobSum, Digest, Manifest, MediaType, Reference, Schema1Image, Tag, UnpackedLayer};
+use crate::oci::{BlobSum, Digest, MediaType, Reference, Schema1Image, Tag, UnpackedLayer};
 use crate::store::{Condition, PutManifest};
 
 /// Stores the OCI image that a schema 1 image is, and points a tag at it.
@@ -17,7 +17,9 @@ pub(super) fn convert(repository: &Repository, reference: Reference, tag: &Tag) 
         image.layers.iter().map(|layer| unpack(repository, &layer.blob_sum)).collect::<Result<Vec<_>>>()?;
     let converted = image.convert(&layers)?;
     repository.layers().put(&converted.config)?;
-    put(repository, &converted.manifest, tag)
+    // No tag moves: what it pointed at could have nothing else that keeps it.
+    let options = PutManifest::new().tags(std::slice::from_ref(tag)).condition(Condition::Unmoved);
+    repository.manifests().put_with(&converted.manifest, &options)
 }
 
 fn unpack(repository: &Repository, blob_sum: &BlobSum) -> Result<UnpackedLayer> {
@@ -29,10 +31,4 @@ fn unpack(repository: &Repository, blob_sum: &BlobSum) -> Result<UnpackedLayer> 
     let layer = layers.fetch(&digest)?;
     let size = layer.len();
     UnpackedLayer::read(layer, digest, size).map_err(Error::io(format!("unpacking layer {digest}")))
-}
-
-/// No tag moves: what it pointed at could have nothing else that keeps it.
-fn put(repository: &Repository, manifest: &Manifest, tag: &Tag) -> Result<Digest> {
-    let options = PutManifest::new().tags(std::slice::from_ref(tag)).condition(Condition::Unmoved);
-    repository.manifests().put_with(manifest, &options)
 }

@@ -269,15 +269,9 @@ impl State {
 
 impl Sink {
     /// Takes in so many bytes, where that is known.
-    pub(super) const fn new(upload: Held, coming: Option<u64>) -> Self {
+    pub(super) fn new(upload: Held, coming: Option<u64>) -> Self {
         let (dropped, position) = (upload.dropped, upload.offset);
-        Self {
-            state: State::Idle(upload),
-            dropped,
-            coming,
-            position,
-            gathered: Gathered { batch: None, rest: Bytes::new() },
-        }
+        Self { state: State::Idle(upload), dropped, coming, position, gathered: Gathered::default() }
     }
 
     /// Takes in a body to its end, and says how long it was. The last of it is not written before [`Sink::end`], which is to be

@@ -140,19 +140,19 @@ fn blob_reply(status: StatusCode, digest: &Digest) -> Reply {
 }
 
 /// A manifest as it is sent.
-pub(super) struct Document {
+pub(super) struct Document<'a> {
     pub(super) digest: Digest,
-    pub(super) media_type: MediaType,
+    pub(super) media_type: &'a str,
     pub(super) bytes: Bytes,
     /// The digest of the bytes.
     pub(super) entity: Digest,
 }
 
-impl Document {
+impl<'a> Document<'a> {
     async fn of(
         store: &Arc<dyn Store>,
         repository: &RepositoryName,
-        manifest: &Manifest,
+        manifest: &'a Manifest,
         headers: &HeaderMap,
     ) -> Result<Self, Refusal> {
         if manifest.media_type().as_str() == MediaType::DOCKER_SCHEMA1 {
@@ -160,18 +160,14 @@ impl Document {
         }
         Ok(Self {
             digest: *manifest.digest(),
-            media_type: manifest.media_type().clone(),
+            media_type: manifest.media_type().as_str(),
             bytes: Bytes::from_owner(Arc::clone(manifest.bytes())),
             entity: *manifest.digest(),
         })
     }
 
-    fn not_modified(&self) -> Response<Body> {
-        named(StatusCode::NOT_MODIFIED, &self.digest, &self.entity).done()
-    }
-
-    fn reply(&self) -> Reply {
-        named(StatusCode::OK, &self.digest, &self.entity)
+    fn reply(&self, status: StatusCode) -> Reply {
+        named(status, &self.digest, &self.entity)
     }
 }
 
@@ -185,16 +181,17 @@ pub(super) async fn manifest(
     let manifest = find(store, &repository, &reference).await?;
     let document = Document::of(store, &repository, &manifest, &parts.headers).await?;
     if has_already(&parts.headers, &document.entity) {
-        return Ok(document.not_modified());
+        return Ok(document.reply(StatusCode::NOT_MODIFIED).done());
     }
     if let Some(told) = told {
+        let manifest = manifest.clone();
         let tell = move || {
             told.manifest(&repository, &manifest, &reference);
             Ok(())
         };
         blocking(tell).await?;
     }
-    Ok(document.reply().bytes(&document.media_type, document.bytes))
+    Ok(document.reply(StatusCode::OK).bytes(document.media_type, document.bytes))
 }
 
 async fn find(
@@ -218,24 +215,20 @@ pub(super) async fn manifest_head(
     let descriptor = match store.resolve_at_hand(&repository, &reference) {
         Some(descriptor) => descriptor,
         None => {
-            let (store, repository, reference) = (Arc::clone(store), repository.clone(), reference.clone());
-            blocking(move || store.resolve(&repository, &reference)).await?
+            let (store, name) = (Arc::clone(store), repository.clone());
+            blocking(move || store.resolve(&name, &reference)).await?
         }
     };
-    let (digest, entity, media_type, size) = if descriptor.media_type.as_str() == MediaType::DOCKER_SCHEMA1 {
-        // With its signatures it is another document, and longer.
-        let manifest = find(store, &repository, &descriptor.digest.into()).await?;
-        let document = Document::of(store, &repository, &manifest, &parts.headers).await?;
-        (document.digest, document.entity, document.media_type, document.bytes.len() as u64)
-    } else {
-        (descriptor.digest, descriptor.digest, descriptor.media_type, descriptor.size)
-    };
-    if has_already(&parts.headers, &entity) {
-        return Ok(named(StatusCode::NOT_MODIFIED, &digest, &entity).done());
+    if descriptor.media_type.as_str() == MediaType::DOCKER_SCHEMA1 {
+        // With its signatures it is another document, and longer: what a GET is answered with tells.
+        return manifest(store, repository, descriptor.digest.into(), parts, None).await;
     }
-    Ok(named(StatusCode::OK, &digest, &entity)
-        .header(CONTENT_TYPE, media_type)
-        .header(CONTENT_LENGTH, size)
+    if has_already(&parts.headers, &descriptor.digest) {
+        return Ok(not_modified(&descriptor.digest));
+    }
+    Ok(named(StatusCode::OK, &descriptor.digest, &descriptor.digest)
+        .header(CONTENT_TYPE, descriptor.media_type)
+        .header(CONTENT_LENGTH, descriptor.size)
         .done())
 }
 

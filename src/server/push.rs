@@ -18,8 +18,8 @@ use super::bridge::{self, Dropped, Heavy, Held, Place, Sink, blocking};
 use super::reply::{CONTENT_DIGEST, OCI_SUBJECT, OCI_TAG, Reply, UPLOAD_UUID, blob_path, only, path};
 use crate::error::{Error, Result};
 use crate::oci::{
-    Algorithm, Digest, MAX_MANIFEST_SIZE, Manifest, ManifestError, ManifestKind, MediaType, Reference,
-    RepositoryName, Tag,
+    Algorithm, Contents, Digest, MAX_MANIFEST_SIZE, Manifest, ManifestError, ManifestKind, MediaType,
+    Reference, RepositoryName, Tag,
 };
 use crate::store::{
     Condition, MAX_TAGS_PER_PUSH, MountSource, PutManifest, Store, Upload, UploadOptions, UploadStatus,
@@ -438,55 +438,69 @@ pub(super) async fn manifest(
     let condition = condition(sent.headers)?;
     let stated = stated_media_type(sent.headers)?;
     let (bytes, place) = manifest_bytes(heavy, sent).await?;
-    let takes_long = bytes.len() > SMALL || takes_long(&bytes);
-    let store = Arc::clone(store);
-    let put = move || {
-        let _place = place;
+    let is_large = bytes.len() > SMALL;
+    let (store, bytes) = (Arc::clone(store), Arc::<[u8]>::from(bytes));
+    // Nothing where it takes long, and is not to.
+    let put = Arc::new(move |may_take_long: bool| {
+        let _place = &place;
         #[cfg(feature = "schema1")]
         if schema1::is_meant(stated.as_ref(), &bytes) {
             let options = PutManifest::new().tags(&tags).condition(condition);
             let digest = schema1::put(store.as_ref(), &repository, &reference, &bytes, &options)?;
-            return Ok(pushed(repository, digest, &tags, None));
+            return Ok(Some(pushed(&repository, digest, &tags, None)));
         }
-        let media_type = match stated {
-            Some(media_type) => media_type,
+        let media_type = match &stated {
+            Some(media_type) => media_type.clone(),
             None => Manifest::media_type_of(&bytes)?,
         };
-        let (manifest, to_set) = match reference {
-            Reference::Digest(digest) => (Manifest::verified(media_type, bytes, &digest)?, tags.clone()),
-            Reference::Tag(tag) => (Manifest::new(media_type, bytes), vec![tag]),
+        let (manifest, to_set) = match &reference {
+            Reference::Digest(digest) => {
+                (Manifest::verified(media_type, Arc::clone(&bytes), digest)?, tags.clone())
+            }
+            Reference::Tag(tag) => (Manifest::new(media_type, Arc::clone(&bytes)), vec![tag.clone()]),
         };
         let contents = manifest.contents()?;
         // Not without its signatures.
         if contents.kind == ManifestKind::Schema1 {
             return Err(ManifestError::UnknownMediaType(manifest.media_type().clone()).into());
         }
+        if !may_take_long && takes_long(&contents) {
+            return Ok(None);
+        }
         #[cfg(feature = "schema1")]
         tarsum::check_name(store.as_ref(), &repository, &contents)?;
         let options = PutManifest::new().tags(&to_set).condition(condition);
         store.put_manifest(&repository, &manifest, &options)?;
-        Ok(pushed(repository, *manifest.digest(), &tags, contents.subject))
-    };
-    Ok(if takes_long { heavy.blocking(put).await? } else { blocking(put).await? })
+        Ok(Some(pushed(&repository, *manifest.digest(), &tags, contents.subject)))
+    });
+    if !is_large {
+        let put = Arc::clone(&put);
+        if let Some(response) = blocking(move || put(false)).await? {
+            return Ok(response);
+        }
+    }
+    let response = heavy.blocking(move || put(true)).await?;
+    response.ok_or_else(|| Error::Unavailable("a manifest was neither put nor refused".to_owned()).into())
 }
 
+/// Whether to look at a manifest takes as long as to read what it names.
 #[cfg(feature = "schema1")]
-fn takes_long(manifest: &[u8]) -> bool {
-    tarsum::may_name(manifest)
+fn takes_long(contents: &Contents) -> bool {
+    tarsum::is_name(contents)
 }
 
 #[cfg(not(feature = "schema1"))]
-const fn takes_long(_: &[u8]) -> bool {
+const fn takes_long(_: &Contents) -> bool {
     false
 }
 
 fn pushed(
-    repository: RepositoryName,
+    repository: &RepositoryName,
     digest: Digest,
     tags: &[Tag],
     subject: Option<Digest>,
 ) -> Response<Body> {
-    let location = Request::ManifestGet { repository, reference: digest.into() };
+    let location = Request::ManifestGet { repository: repository.clone(), reference: digest.into() };
     let mut reply =
         Reply::new(StatusCode::CREATED).header(LOCATION, path(&location)).header(CONTENT_DIGEST, digest);
     for tag in tags {

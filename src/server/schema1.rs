@@ -46,18 +46,18 @@ pub(super) async fn document(
     repository: &RepositoryName,
     manifest: &Manifest,
     headers: &HeaderMap,
-) -> Result<Document, Refusal> {
+) -> Result<Document<'static>, Refusal> {
     let (with, without) = accepted(headers);
     let digest = *manifest.digest();
-    let of = |media_type: &str, bytes: Bytes| -> Result<Document, Refusal> {
-        let media_type = media_type.parse().map_err(crate::error::Error::from)?;
-        Ok(Document { digest, media_type, entity: Algorithm::Sha256.digest(&bytes), bytes })
+    let of = |media_type: &'static str, bytes: Bytes| {
+        let entity = Algorithm::Sha256.digest(&bytes);
+        Document { digest, media_type, bytes, entity }
     };
     if with && let Some(document) = signed_document(store, repository, manifest).await? {
-        return of(MediaType::DOCKER_SCHEMA1_SIGNED, document);
+        return Ok(of(MediaType::DOCKER_SCHEMA1_SIGNED, document));
     }
     if without {
-        return of(MediaType::DOCKER_SCHEMA1, Bytes::from_owner(Arc::clone(manifest.bytes())));
+        return Ok(of(MediaType::DOCKER_SCHEMA1, Bytes::from_owner(Arc::clone(manifest.bytes()))));
     }
     Err(Refusal::NotAccepted(digest))
 }

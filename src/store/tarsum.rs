@@ -68,11 +68,10 @@ pub fn commit<S: Store + ?Sized>(
     }
 }
 
-/// Whether a manifest may be one that names a layer, which takes as long to check as the layer to read.
+/// Whether a manifest names a layer by a TarSum: to check that takes as long as the layer to read.
 #[must_use]
-pub fn may_name(manifest: &[u8]) -> bool {
-    let mut pieces = manifest.windows(ARTIFACT.len());
-    pieces.any(|piece| piece == ARTIFACT.as_bytes())
+pub fn is_name(contents: &Contents) -> bool {
+    named(contents).is_some()
 }
 
 /// Looks whether a manifest that names a layer by a TarSum says the truth; of others there is nothing to say.

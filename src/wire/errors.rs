@@ -121,6 +121,7 @@ impl From<&Error> for ErrorAnswer {
                 with(StatusCode::NOT_FOUND, json!({ "repository": repository }))
             }
             Error::BlobUnknown { digest, .. } => with(StatusCode::NOT_FOUND, json!({ "digest": digest })),
+            #[cfg(feature = "schema1")]
             Error::TarSumUnknown { tar_sum, .. } => {
                 with(StatusCode::NOT_FOUND, json!({ "digest": tar_sum.to_string() }))
             }
@@ -130,7 +131,7 @@ impl From<&Error> for ErrorAnswer {
                 json!({ "expected": expected.to_string(), "found": found.to_string() }),
             ),
             #[cfg(feature = "schema1")]
-            Error::NoTarSum(_) => with(StatusCode::BAD_REQUEST, Value::Null),
+            Error::NoTarSum(_) | Error::TarSumInvalid(_) => with(StatusCode::BAD_REQUEST, Value::Null),
             Error::ManifestUnknown { reference, .. } => {
                 with(StatusCode::NOT_FOUND, json!({ "reference": reference.to_string() }))
             }
@@ -174,7 +175,6 @@ impl From<&Error> for ErrorAnswer {
             | Error::NameInvalid(_)
             | Error::TagInvalid(_)
             | Error::DigestInvalid(_)
-            | Error::TarSumInvalid(_)
             | Error::MediaTypeInvalid(_)
             | Error::RequestInvalid(_) => with(StatusCode::BAD_REQUEST, Value::Null),
             // The session is in a state that the request does not fit, and will leave it: the other writer ends, or falls silent.

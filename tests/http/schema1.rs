@@ -44,9 +44,11 @@ fn docker_s_old_clients_push_and_pull() {
         let digest = sha256(PAYLOAD);
         let stated = [None, Some("application/json; charset=utf-8"), Some(SIGNED), Some(UNSIGNED)];
         for (media_type, reference) in
-            stated.into_iter().flat_map(|media_type| [(media_type, "1.0"), (media_type, &*digest)])
+            stated.into_iter().flat_map(|media_type| [(media_type, &*digest), (media_type, "1.0")])
         {
             let answer = push(&mut client, &format!("{HELLO}/{reference}"), media_type, ES256).expect(201);
+            // It tags itself, whatever it is put as.
+            client.get(&format!("{HELLO}/1.0")).expect(200);
             assert_eq!(answer.header("docker-content-digest"), Some(&*digest));
             assert_eq!(answer.header("location"), Some(&*format!("{HELLO}/{digest}")));
         }

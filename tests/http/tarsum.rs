@@ -108,6 +108,10 @@ fn nobody_names_a_layer_by_a_tarsum_that_it_does_not_have() {
         assert_eq!(client.get(&format!("/v2/b/blobs/{TARSUM}")).expect(200).body, PACKED);
         let forged = String::from_utf8(named.body.clone()).unwrap().replace(&sha256(PACKED), &sha256(evil));
         put(&mut client, "b", &tag, forged.as_bytes()).refused(400, "DIGEST_INVALID");
+        // However it is written.
+        let written = forged.replace("application/vnd.sledge", "\\u0061pplication/vnd.sledge");
+        assert_ne!(written, forged);
+        put(&mut client, "b", &tag, written.as_bytes()).refused(400, "DIGEST_INVALID");
         let other = String::from_utf8(named.body).unwrap().replace(TARSUM, OTHER);
         put(&mut client, "b", &tag, other.as_bytes()).refused(400, "DIGEST_INVALID");
         assert_eq!(client.get(&format!("/v2/b/blobs/{TARSUM}")).expect(200).body, PACKED);

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use sledge::oci::{Algorithm, Digest, Hasher};
+use sledge::oci::{Algorithm, Digest, Hasher, TarSum, TarSumAlgorithm, TarSumVersion};
 
 use crate::server::{Server, noise};
 
@@ -57,4 +57,32 @@ fn memory_does_not_grow_with_the_size_of_a_layer() {
     // Two batches of a request are a MiB, which a large layer fills more surely than a small one.
     assert!(after_large < after_small + (8 << 20), "{after_small} grew to {after_large}");
     assert!(pulls[1] < pulls[0] + (8 << 20), "{pulls:?}");
+}
+
+/// A layer of few bytes that unpack to a file of so many MiB of zeros.
+fn zeros(mebibytes: usize) -> Vec<u8> {
+    let mut header = tar::Header::new_gnu();
+    header.set_size((mebibytes << 20) as u64);
+    header.set_cksum();
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    packed.write_all(header.as_bytes()).unwrap();
+    let zeros = vec![0; 1 << 20];
+    (0..mebibytes).for_each(|_| packed.write_all(&zeros).unwrap());
+    packed.write_all(&[0; 1024]).unwrap();
+    packed.finish().unwrap()
+}
+
+#[test]
+fn memory_does_not_grow_with_what_a_layer_unpacks_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path());
+    let [small, large] = [1, 256].map(|mebibytes| {
+        let layer = zeros(mebibytes);
+        let tar_sum = TarSum::of(TarSumVersion::V1, TarSumAlgorithm::Sha256, &layer[..]).unwrap();
+        let path = format!("/v2/a/blobs/uploads/?digest={tar_sum}");
+        assert_eq!(server.request("POST", &path, &layer).status, 201);
+        server.memory("VmHWM:")
+    });
+    println!("unpacked 1 MiB {small}, unpacked 256 MiB {large}");
+    assert!(large < small + (8 << 20), "{small} grew to {large}");
 }

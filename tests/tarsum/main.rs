@@ -302,6 +302,25 @@ fn a_damaged_archive_says_where() {
     assert!(error(&between).to_string().contains("a block of zeros stands before it"));
 }
 
+/// Comes a byte at a time, as a reader may.
+struct Dripping<'a>(&'a [u8]);
+
+impl Read for Dripping<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = buffer.len().min(1);
+        self.0.read(&mut buffer[..length])
+    }
+}
+
+/// Whether it is packed was told by its first piece, of however few bytes that was.
+#[test]
+fn a_layer_may_come_in_pieces_of_any_size() {
+    for layer in [LAYER, &packed(&END), &archive(&[Entry::new("a", b"content")]), b"", b"\x1f"] {
+        let of = |layer: &mut dyn Read| TarSum::of(V1, Sha256, layer).map_err(|error| error.to_string());
+        assert_eq!(of(&mut Dripping(layer)), of(&mut &layer[..]));
+    }
+}
+
 /// So many bytes of an archive, without having them.
 struct Long {
     head: io::Cursor<Vec<u8>>,

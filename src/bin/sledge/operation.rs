@@ -58,11 +58,11 @@ impl Operation {
             Self::Verify { options } if standing.read_only && options.repairs() => Err(Error::Unsupported(
                 "the server is read-only: nothing is repaired; without --repair it is verified, or stop it and repair then".to_owned(),
             )),
+            Self::Verify { options } => store.verify(options, watch).map(Report::Verify),
             Self::Convert { .. } if standing.read_only => {
                 Err(Error::Unsupported("the server is read-only: nothing is converted".to_owned()))
             }
             Self::Convert { image, tag } => convert::convert(store, image, tag).map(Report::Convert),
-            Self::Verify { options } => store.verify(options, watch).map(Report::Verify),
         }
     }
 
@@ -85,8 +85,8 @@ impl fmt::Display for Report {
             Self::Snapshot(report) => crate::snapshot::show(report, f),
             Self::Usage(used) => used.fmt(f),
             Self::Gc { dry_run, collected } => crate::gc::show(collected, *dry_run, f),
-            Self::Convert(converted) => converted.fmt(f),
             Self::Verify(report) => writeln!(f, "{report}"),
+            Self::Convert(converted) => converted.fmt(f),
         }
     }
 }

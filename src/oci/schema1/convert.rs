@@ -1,12 +1,12 @@
 //! Schema 1 images as OCI images: what was in the history becomes the config, and layers get the digests of what is in them.
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, Read};
 
-use flate2::bufread::MultiGzDecoder;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::Schema1Image;
+use crate::oci::unpack::unpack;
 use crate::oci::{Algorithm, Digest, Hasher, Manifest, MediaType, MediaTypeError};
 
 /// What the history says of a layer, as far as an OCI image has a place for it.
@@ -49,13 +49,7 @@ impl UnpackedLayer {
     /// # Errors
     /// What reading fails with, also where it is packed and damaged.
     pub fn read(layer: impl Read, digest: Digest, size: u64) -> io::Result<Self> {
-        let mut layer = BufReader::with_capacity(64 << 10, layer);
-        let is_packed = layer.fill_buf()?.starts_with(&[0x1f, 0x8b]);
-        let unpacked: &mut dyn BufRead = if is_packed {
-            &mut BufReader::with_capacity(64 << 10, MultiGzDecoder::new(layer))
-        } else {
-            &mut layer
-        };
+        let (mut unpacked, is_packed) = unpack(layer)?;
         let (mut hasher, mut is_empty) = (Hasher::new(Algorithm::Sha256), true);
         loop {
             let piece = match unpacked.fill_buf() {

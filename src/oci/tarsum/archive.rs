@@ -1,9 +1,9 @@
 //! Reading a tar and summing it up, in memory that does not depend on the size of its entries.
 
 use std::collections::HashSet;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, Read};
 
-use flate2::bufread::MultiGzDecoder;
+use data_encoding::HEXLOWER;
 use md5::Md5;
 use sha1::Sha1;
 use sha2::digest::DynDigest;
@@ -12,6 +12,7 @@ use sha2::{Digest as _, Sha224, Sha256, Sha384, Sha512};
 use super::header::{BLOCK, GNU_LONG_LINK, GNU_LONG_NAME, GNU_SPARSE, Header, PAX, SPARSE, text};
 use super::order::Sorting;
 use super::{TarSum, TarSumAlgorithm, TarSumVersion};
+use crate::oci::unpack::unpack;
 
 /// The most entries of an archive: of each a hash is kept until the end, 50 to 90 bytes with what belongs to it.
 const MOST_ENTRIES: usize = 1 << 20;
@@ -59,14 +60,8 @@ impl TarSum {
         algorithm: TarSumAlgorithm,
         layer: impl Read,
     ) -> Result<Self, TarSumError> {
-        let mut layer = BufReader::with_capacity(64 << 10, layer);
-        let is_packed = layer.fill_buf()?.starts_with(&[0x1f, 0x8b]);
-        if is_packed {
-            let unpacked = BufReader::with_capacity(64 << 10, MultiGzDecoder::new(layer));
-            Summing::new(version, algorithm, unpacked).run()
-        } else {
-            Summing::new(version, algorithm, layer).run()
-        }
+        let (tar, _) = unpack(layer)?;
+        Summing::new(version, algorithm, tar).run()
     }
 }
 
@@ -140,10 +135,10 @@ impl<R: BufRead> Summing<R> {
         // It does not count, but is unpacked: how much of it would be otherwise is chance, and so whether damage in it is met.
         io::copy(&mut self.layer, &mut io::sink())?;
         for at in self.sums.sorted() {
-            self.hasher.update(hex(self.sums.get(at)).as_bytes());
+            self.hasher.update(HEXLOWER.encode(self.sums.get(at)).as_bytes());
         }
         let total = self.hasher.finalize_reset();
-        Ok(TarSum { version: self.version, algorithm: self.algorithm, hex: hex(&total) })
+        Ok(TarSum { version: self.version, algorithm: self.algorithm, hex: HEXLOWER.encode(&total) })
     }
 
     const fn entry(&self) -> usize {
@@ -290,10 +285,4 @@ fn path(name: &[u8]) -> u128 {
     let name = name.strip_prefix(b"./").unwrap_or(name);
     let name = name.strip_suffix(b"/").unwrap_or(name);
     Sha256::digest(name).first_chunk().map_or(0, |first| u128::from_le_bytes(*first))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digit = |nibble: u8| DIGITS.get(usize::from(nibble)).copied().map_or('0', char::from);
-    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }

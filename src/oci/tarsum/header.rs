@@ -1,6 +1,7 @@
 //! What the header of a tar's entry says to Go's `archive/tar` of 2014: a TarSum is a sum of that. Who reads tars better than it did
 //! gets other sums, so no library does this.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 pub(super) const BLOCK: usize = 512;
@@ -47,7 +48,7 @@ pub(super) struct Header {
     pub(super) devmajor: u64,
     pub(super) devminor: u64,
     /// By their names, without what they have in front of them in an archive; the last of a name counts.
-    pub(super) xattrs: std::collections::BTreeMap<Vec<u8>, Vec<u8>>,
+    pub(super) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
 impl Header {
