@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::index::{Changes, Index};
+use super::changes::Changes;
+use super::index::Index;
 use super::schema::{
     self, BLOCK, Content, Layer, Manifest, Placement, Record, Repository, TOTALS_KEY, Timestamp, Totals, Tree,
 };

@@ -11,9 +11,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::accounts::Others;
+use super::changes::Changes;
 use super::desk::Desk;
 use super::forecast::{Forecast, NAMED};
-use super::index::{Changes, Index};
+use super::index::Index;
 use super::keep;
 use super::layers;
 use super::leftovers;

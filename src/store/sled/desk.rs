@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::changes::Changes;
 use super::hot::Hot;
-use super::index::{Changes, Index, MARK_SIZE};
+use super::index::{Index, MARK_SIZE};
 use super::journal::Journal;
 use super::leftovers::Retired;
 use super::outbox::{Outbox, Told};

@@ -6,8 +6,8 @@ use std::time::SystemTime;
 
 use uuid::Uuid;
 
+use super::changes::Changes;
 use super::desk::{Desk, Steps};
-use super::index::Changes;
 use super::outbox::{self, Outbox, Told};
 use super::schema::{self, EventKind, RECEIVERS_KEY, Tree, damaged};
 use super::store::{REMOVE, Sled};

@@ -5,10 +5,11 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use super::accounts;
+use super::changes::Changes;
 use super::collect::Candidate;
 use super::content;
 use super::desk::Desk;
-use super::index::{Changes, Index};
+use super::index::Index;
 use super::keep;
 use super::layers;
 use super::manifests;

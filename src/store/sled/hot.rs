@@ -10,7 +10,7 @@ use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::index::Changes;
+use super::changes::Changes;
 use super::schema::{self, Tree, Uptime};
 use crate::oci::{Descriptor, Digest, Manifest, Reference, RepositoryName, Tag};
 use crate::store::{BlobStat, Page, Tagged};

@@ -6,8 +6,9 @@
 //! its leftover record). Of what is kept again the stamp may be left standing: collection looks before it removes, and clears it.
 //! So no change has to look at more than what it changes, and collection looks at no more than was ever abandoned.
 
+use super::changes::Changes;
 use super::desk::Desk;
-use super::index::{Changes, Index};
+use super::index::Index;
 use super::layers;
 use super::manifests;
 use super::schema::{self, Kept, Link, Manifest, Tree, Uptime};

@@ -3,8 +3,9 @@
 use uuid::Uuid;
 
 use super::accounts::{Others, Tally};
+use super::changes::Changes;
 use super::desk::Desk;
-use super::index::{Changes, Index};
+use super::index::Index;
 use super::keep;
 use super::leftovers;
 use super::outbox::Told;

@@ -8,10 +8,11 @@ use std::fs;
 
 use uuid::Uuid;
 
+use super::changes::Changes;
 use super::content;
 use super::desk::{Desk, WINDOW};
 use super::folder;
-use super::index::{Changes, Index};
+use super::index::Index;
 use super::keep;
 use super::room::blocks;
 use super::schema::{self, Content, Kept, Leftover, Placement, Timestamp, Tree};

@@ -6,9 +6,10 @@ use std::os::unix::fs::FileExt;
 use uuid::Uuid;
 
 use super::accounts::Tally;
+use super::changes::Changes;
 use super::content;
 use super::desk::{Desk, Steps, WINDOW};
-use super::index::{Changes, Index};
+use super::index::Index;
 use super::keep;
 use super::leftovers;
 use super::outbox::Told;

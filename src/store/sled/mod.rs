@@ -5,6 +5,7 @@
 mod accounts;
 mod carry;
 mod carve;
+mod changes;
 mod clock;
 mod collect;
 mod compact;
@@ -12,6 +13,7 @@ mod content;
 mod desk;
 mod direct;
 mod discover;
+mod entry;
 mod events;
 mod evict;
 mod finder;

@@ -15,9 +15,10 @@ use std::sync::Arc;
 use ::sled::IVec;
 use uuid::Uuid;
 
+use super::changes::Changes;
 use super::desk::Desk;
 use super::folder;
-use super::index::{Changes, Index};
+use super::index::Index;
 use super::leftovers;
 use super::rewrite::page;
 use super::schema::{self, CUT_KEY, Content, Cut, Layer, Leftover, Manifest, Placement, Tree, Upload};

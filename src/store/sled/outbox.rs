@@ -6,9 +6,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::changes::Changes;
 use super::content;
 use super::events::{Events, OnReady};
-use super::index::{Changes, Index};
+use super::index::Index;
 use super::options::Options;
 use super::schema::{self, Event, EventKind, RECEIVERS_KEY, Receivers, TAGS_PER_EVENT, Timestamp, Tree};
 use crate::error::Result;

@@ -11,9 +11,10 @@ use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
 
 use super::accounts::{self, Tally};
+use super::changes::Changes;
 use super::content;
 use super::desk::{Desk, WINDOW};
-use super::index::{Changes, Index};
+use super::index::Index;
 use super::schema::{self, Content, Layer, MAX_VALUE, Manifest, Placement, Timestamp, Tree, damaged};
 use super::store::{Core, REMOVE, Shared};
 use crate::error::{Error, Result};

@@ -108,6 +108,19 @@ impl Tree {
             Self::Meta => "meta-1",
         }
     }
+
+    /// The tree's number in logs, which are read by later versions too: its place in [`Tree::ALL`], where new ones come last.
+    pub(super) fn number(self) -> u8 {
+        Self::ALL
+            .iter()
+            .zip(0..)
+            .find_map(|(tree, number)| (*tree == self).then_some(number))
+            .unwrap_or(u8::MAX)
+    }
+
+    pub(super) fn numbered(number: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(number)).copied()
+    }
 }
 
 /// A value that has a tree of its own.

@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
+use super::changes::Changes;
 use super::content;
 use super::desk::Steps;
 use super::direct::Written;
 use super::evict;
-use super::index::Changes;
 use super::layers::Finished;
 use super::leftovers;
 use super::options::Inline;

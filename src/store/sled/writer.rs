@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 
+use super::changes::Changes;
 use super::clock::Clock;
 use super::compact;
 use super::desk::{Copying, Desk};
-use super::index::{Changes, Index};
+use super::index::Index;
 use super::leftovers::{self, Retired};
 use super::options::Durability;
 use super::orphans;

@@ -9,7 +9,7 @@ use super::collect::{has, has_manifest, image, index_of, put};
 use super::{folder, noise, push, repository};
 use crate::error::{Error, Result};
 use crate::oci::{Algorithm, Digest, Manifest, Reference};
-use crate::store::sled::index::Changes;
+use crate::store::sled::changes::Changes;
 use crate::store::sled::schema::{self, Tree};
 use crate::store::sled::writer::Terms;
 use crate::store::sled::{Options, Sled, WhenFull};

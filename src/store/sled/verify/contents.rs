@@ -2,8 +2,8 @@
 
 use std::ops::ControlFlow;
 
+use super::super::changes::Changes;
 use super::super::content;
-use super::super::index::Changes;
 use super::super::quarantine::{self, Owned, Reading};
 use super::super::schema::{
     self, Content, Layer, Manifest, Placement, Record, Tree, VERIFYING_KEY, Verifying,

@@ -1,8 +1,9 @@
 //! What is counted, counted again.
 
 use super::super::accounts::{self, Others};
+use super::super::changes::Changes;
 use super::super::desk::Desk;
-use super::super::index::{Changes, Index};
+use super::super::index::Index;
 use super::super::schema::{self, Layer, Manifest, Record, Repository, TOTALS_KEY, Totals, Tree};
 use super::{Fault, FaultKind, Run};
 use crate::error::{Error, Result};

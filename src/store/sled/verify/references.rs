@@ -4,8 +4,9 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 
+use super::super::changes::Changes;
 use super::super::content;
-use super::super::index::{Changes, Index};
+use super::super::index::Index;
 use super::super::keep;
 use super::super::manifests;
 use super::super::schema::{self, Manifest, Tree};

@@ -1,8 +1,8 @@
 //! Making records that follow from others do so again. Each in the writer's thread, just after it was seen there to be wrong.
 
 use super::super::accounts::Tally;
+use super::super::changes::Changes;
 use super::super::desk::Desk;
-use super::super::index::Changes;
 use super::super::keep;
 use super::super::leftovers;
 use super::super::schema::{self, Kept, Layer, Manifest, Placement, Referrer, Tag, Tree, Upload};

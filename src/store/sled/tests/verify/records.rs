@@ -8,7 +8,8 @@ use super::super::{entries, folder};
 use super::*;
 use crate::error::Result;
 use crate::oci::{Algorithm, Tag};
-use crate::store::sled::index::{Changes, Index};
+use crate::store::sled::changes::Changes;
+use crate::store::sled::index::Index;
 use crate::store::sled::schema::{
     self, Kept, Layer, Leftover, Link, Manifest as ManifestRecord, Placement, Repository, TOTALS_KEY, Tree,
     Uptime,
