@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use sledge::oci::{Algorithm, RepositoryName};
-use sledge::store::sled::{Inline, Options, Sled};
+use sledge::store::sled::{Inline, Options, RestoreOptions, Sled, restore};
 use sledge::store::{Pull, Push, UploadOptions};
 use sledge::{Error, Result};
 
@@ -34,6 +35,10 @@ fn push(store: &Sled, content: &[u8]) -> Result<()> {
     upload.write_all(content).unwrap();
     upload.commit(&Algorithm::Sha256.digest(content))?;
     Ok(())
+}
+
+fn has(store: &Sled, content: &[u8]) -> bool {
+    store.stat(&"a".parse().unwrap(), &Algorithm::Sha256.digest(content)).is_ok()
 }
 
 fn refused(folder: &Path) -> Error {
@@ -91,6 +96,44 @@ fn another_format_is_refused_before_anything_is_opened() -> Result<()> {
     }
     fs::write(folder.path().join("format"), format).unwrap();
     push(&Sled::open(folder.path())?, b"y")
+}
+
+/// What an older version had written, and what it would write: no file "wal", and the number of the format.
+#[test]
+fn a_store_of_the_format_before_is_upgraded_when_it_is_opened() -> Result<()> {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    push(&Sled::open(&store)?, b"x")?;
+    fs::remove_file(store.join("index/wal")).unwrap();
+    assert!(matches!(refused(&store), Error::Damaged { .. }));
+    let format = fs::read_to_string(store.join("format")).unwrap();
+    let before = "sledge store, format 3\n";
+    fs::write(store.join("format"), before).unwrap();
+    // A snapshot by an older version is only read.
+    let (snapshot, restored) = (folder.path().join("snapshot"), folder.path().join("restored"));
+    for (file, bytes) in files(&store) {
+        let target = snapshot.join(file.strip_prefix(&store).unwrap());
+        fs::create_dir_all(target.parent().unwrap()).unwrap();
+        fs::write(target, bytes).unwrap();
+    }
+    fs::create_dir_all(snapshot.join("content")).unwrap();
+    let begun = files(&snapshot);
+    restore(&snapshot, &restored, &RestoreOptions::new(), &mut |_| ControlFlow::Continue(()))?;
+    assert_eq!(files(&snapshot), begun);
+    for store in [&store, &restored] {
+        assert!(has(&Sled::open(store)?, b"x"));
+        assert_eq!(fs::read_to_string(store.join("format")).unwrap(), format);
+        // Once, and not each time.
+        let wal = fs::read(store.join("index/wal")).unwrap();
+        assert!(has(&Sled::open(store)?, b"x"));
+        let id = |wal: &[u8]| wal[8..16].to_vec();
+        assert!(wal.len() > 4096 && id(&wal) == id(&fs::read(store.join("index/wal")).unwrap()));
+    }
+    // One whose upgrade was cut short behind the file, before the format.
+    fs::write(store.join("index/wal"), [7; 5000]).unwrap();
+    fs::write(store.join("format"), before).unwrap();
+    assert!(has(&Sled::open(&store)?, b"x"));
+    Ok(())
 }
 
 #[test]

@@ -18,7 +18,7 @@ use sledge::oci::{Algorithm, Manifest, Reference};
 use sledge::store::sled::{Inline, Options, RESCUED, RescueReport, Sled, rescue};
 use sledge::store::{Discover, Manage, Pull, Push, UploadOptions};
 
-use crate::images::{check_whole, image, name, number, on, open, push, put, read, tag};
+use crate::images::{check_whole, copy_folder, image, name, number, on, open, push, put, read, tag};
 
 mod images;
 
@@ -192,7 +192,7 @@ fn whatever_happened_to_the_index_the_files_are_saved() {
     for kind in 0..12_u64 {
         let place = folder.path().join(format!("case-{kind}"));
         let data = place.join("store");
-        images::copy_folder(&whole, &data);
+        copy_folder(&whole, &data);
         let db = data.join("index/db");
         let what = match kind {
             0 => {
@@ -314,6 +314,40 @@ fn what_was_deleted_from_a_store_that_is_well_does_not_come_back() {
     let (_, report) = rescued(folder.path());
     assert_eq!((report.manifests, report.whole, report.tags, report.unnamed), (5, 5, 10, 0), "{report:?}");
     assert_eq!((report.blobs, report.lost.len(), report.damage.len()), (11, 0, 0), "{report:?}");
+}
+
+/// As a kill leaves it: the last changes are in the write-ahead log alone. What they removed does not come back either.
+#[test]
+fn what_sled_had_not_heard_of_yet_is_saved_too() {
+    let (folder, living) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let images = {
+        let store = open(living.path());
+        fill(&store, 40)
+    };
+    let store = open(living.path());
+    store.delete_tag(&name("r/0"), &tag("t0")).unwrap();
+    let manifest = image(&store, &name("r/0"), "y", 1000);
+    put(&store, &name("r/0"), &manifest, &[tag("last")]);
+    copy_folder(living.path(), &folder.path().join("store"));
+    fs::remove_file(folder.path().join("store/lock")).unwrap();
+
+    // With an index that opens, and with one of which a block went bad.
+    for spoil in [false, true] {
+        if spoil {
+            fs::remove_dir_all(folder.path().join("new")).unwrap();
+            let db = folder.path().join("store/index/db");
+            let mut bytes = fs::read(&db).unwrap();
+            bytes[20_000..24_000].fill(0);
+            fs::write(&db, bytes).unwrap();
+        }
+        let (new, report) = rescued(folder.path());
+        assert_eq!(report.damage.is_empty(), !spoil, "{report:?}");
+        let store = open(&new);
+        assert_eq!(number(&store, &name("r/0"), &tag("last")), Some(1000), "{report:?}");
+        assert_eq!(number(&store, &name("r/0"), &tag("t0")), None);
+        assert_eq!(number(&store, &name("r/0"), &tag("u0")), Some(0));
+        assert!(store.manifest(&name("r/0"), &Reference::Digest(*images[0].digest())).is_ok());
+    }
 }
 
 #[test]

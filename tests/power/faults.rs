@@ -73,18 +73,26 @@ fn attempt(root: &Path, marks: &Path, fault: &str, seed: u64) -> (u64, u64) {
     let marks = Arc::new(Marks::open(marks));
     marks.say(fault);
     let opened = check::options().open(&folder);
-    let store = opened.unwrap_or_else(|_| {
+    let opened = opened.or_else(|_| {
         marks.say("!well");
-        let store =
-            check::options().open(&folder).unwrap_or_else(|error| panic!("{fault}: does not open: {error}"));
-        marks.say(fault);
-        store
+        check::options().open(&folder).inspect(|_| marks.say(fault))
     });
+    let store = match opened {
+        Ok(store) => store,
+        // sled takes a log that it could not read once for an empty one, and writes over it: that is told, and nothing was
+        // acknowledged yet.
+        Err(Error::Damaged { reason, .. }) if reason.contains("sled finds nothing") => {
+            fs::remove_dir_all(folder).unwrap();
+            let (calls, hits, _) = marks.ask();
+            return (calls, hits);
+        }
+        Err(error) => panic!("{fault}: does not open: {error}"),
+    };
     let life = Life {
         seed,
         number: 0,
         threads: 1,
-        operations: 24,
+        operations: 100,
         small: false,
         faulty: false,
         budget: 0,

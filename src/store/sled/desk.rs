@@ -6,16 +6,13 @@ use uuid::Uuid;
 
 use super::changes::Changes;
 use super::hot::Hot;
-use super::index::{Index, MARK_SIZE};
+use super::index::{Index, MARK_SIZE, WINDOW};
 use super::journal::Journal;
 use super::leftovers::Retired;
 use super::outbox::{Outbox, Told};
 use super::schema::{Uptime, damaged};
 use crate::error::{Error, Result};
 use crate::store::Initiator;
-
-/// The most bytes of keys and values that enter the index between two data syncs (D4).
-pub(super) const WINDOW: usize = 64 << 10;
 
 /// What a snapshot that is being taken needs of the writer.
 #[derive(Default)]

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::index::Index;
 use super::reserve::{self, RESERVE, Reserve};
-use super::schema::FORMAT;
+use super::schema::{FORMAT, FORMAT_WITHOUT_WAL};
 use crate::error::{Error, Result};
 
 /// The folder of an open store. The lock goes with it.
@@ -84,11 +84,14 @@ impl Folder {
         put_back(&path).map_err(Error::io(format!("putting the index back in {}", path.display())))?;
         // Again, now that nobody else can be making one.
         match read_format(&path)? {
-            Some(found) if found == FORMAT.to_string() => {
-                let failed = Error::io(format!("clearing away in {}", path.display()));
+            Some(found) => {
+                let is_older = check_supported(&path, found)? < FORMAT;
+                let failed = |error| Error::io(format!("clearing away in {}", path.display()))(error);
                 clear_replaced(&path).and_then(|()| clear_unfinished(&path)).map_err(failed)?;
+                if is_older {
+                    upgrade(&path)?;
+                }
             }
-            Some(found) => return Err(Error::FormatVersion { path, found, supported: FORMAT }),
             None if !create_store => return Err(no_index(&path)),
             None => {
                 check_no_content(&path)?;
@@ -367,11 +370,24 @@ pub(super) fn lock(path: &Path) -> Result<File> {
     }
 }
 
-/// Whether there is a finished store of this version's format, which is not to be changed.
-pub(super) fn check_format(path: &Path) -> Result<()> {
+/// Makes a store of the format before one of this version's. Older versions open it as long as they find in it all there is.
+fn upgrade(path: &Path) -> Result<()> {
+    let failed = |error| Error::io(format!("upgrading the store in {}", path.display()))(error);
+    Index::upgrade(&path.join(INDEX))?;
+    sync_tree(&path.join(INDEX)).map_err(failed)?;
+    write_format(path).and_then(|()| sync_folder(path)).map_err(failed)
+}
+
+/// The format that was found, if this version can read it.
+fn check_supported(path: &Path, found: String) -> Result<u32> {
+    let format = found.parse().ok().filter(|format| [FORMAT_WITHOUT_WAL, FORMAT].contains(format));
+    format.ok_or_else(|| Error::FormatVersion { path: path.to_owned(), found, supported: FORMAT })
+}
+
+/// The format of a finished store that this version can read, and which is not to be changed.
+pub(super) fn check_format(path: &Path) -> Result<u32> {
     match read_format(path)? {
-        Some(found) if found == FORMAT.to_string() => Ok(()),
-        Some(found) => Err(Error::FormatVersion { path: path.to_owned(), found, supported: FORMAT }),
+        Some(found) => check_supported(path, found),
         None if path.join(CONTENT).exists() => Err(no_index(path)),
         None => Err(Error::NoStore(path.to_owned())),
     }
@@ -398,7 +414,7 @@ fn read_format(path: &Path) -> Result<Option<String>> {
         Err(error) => return Err(Error::io(format!("reading {}", file.display()))(error)),
     }
     match text.strip_prefix(FORMAT_WORDS) {
-        Some(found) if found.trim() == FORMAT.to_string() => {
+        Some(found) if check_supported(path, found.trim().to_owned()).is_ok() => {
             Ok(path.join(INDEX).exists().then(|| found.trim().to_owned()))
         }
         Some(found) => Ok(Some(found.trim().to_owned())),

@@ -253,7 +253,7 @@ mod tests {
         for number in 0..40_u8 {
             index.put(Tree::Tags, &[number], Some(&[7; 1000])).unwrap();
         }
-        index.sync().unwrap();
+        index.turn().unwrap();
         drop(index);
         let file = File::options().read(true).write(true).open(folder.path().join("index/db")).unwrap();
         let Header::Number(number) = log::header(&file, 0).unwrap() else { panic!("the log has no header") };

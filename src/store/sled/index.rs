@@ -1,4 +1,8 @@
-//! The sled database: opening it safely, reading it, changing it, and making changes durable.
+//! The sled database and the write-ahead log in front of it: opening them safely, reading, changing, and making changes durable.
+//!
+//! A change is written to the log, and is durable when that is synced (D12). Until sled has it, it is in memory, where readers look
+//! first. When so much has come together that more must not enter sled at once (D4), sled takes it over and is synced, and a new window
+//! begins.
 //!
 //! Any thread reads. Only the writer's thread calls [`Index::apply`], [`Index::flush`] and [`Index::sync`] (D5).
 
@@ -8,23 +12,27 @@ use std::io::{self, ErrorKind};
 use std::ops::Bound;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use ::sled::transaction::{ConflictableTransactionError, TransactionError, Transactional};
-use ::sled::{Batch, Config, Db, IVec};
+use ::sled::{Config, Db, IVec};
 
 use super::changes::Changes;
 use super::folder::sync_folder;
 use super::gaps;
 use super::log;
-use super::schema::{self, Record, SEAL_KEY, SYNCED_KEY, Tree, damaged};
+use super::memtable::{Memtable, Merged};
+use super::schema::{self, Record, SEAL_KEY, SYNCED_KEY, Tree, WAL_KEY, damaged};
 use super::waker::Waker;
+use super::wal::{self, Wal, Window};
 use crate::error::{Error, Result};
 
 /// sled reuses a freed segment on the word of a sync that is none; what one window writes must stay far below one (D4).
 pub(super) const SEGMENT_SIZE: usize = 4 << 20;
+
+/// The most bytes of keys and values that enter sled between two of its data syncs (D4).
+pub(super) const WINDOW: usize = 64 << 10;
 
 /// What a mark adds to a window, at most.
 pub(super) const MARK_SIZE: usize = 64;
@@ -36,12 +44,10 @@ pub(super) struct Index {
     handles: Handles,
     /// After the handles, for what it does when it is dropped.
     on_disk: OnDisk,
-    /// Bytes of keys and values that entered since the last data sync, and the most that ever did.
-    entered: AtomicUsize,
+    wal: Wal,
+    memtable: Memtable,
+    /// The most bytes of keys and values that were ever in a window.
     most_entered: AtomicUsize,
-    /// The number of the last mark, and whether another is to be written before the next change (D10).
-    synced: AtomicU64,
-    mark_due: AtomicBool,
     path: PathBuf,
 }
 
@@ -51,28 +57,38 @@ impl Index {
     pub(super) fn create(path: &Path, cache_capacity: u64) -> Result<Self> {
         let made = fs::create_dir_all(path).and_then(|()| log::begin(path));
         made.map_err(Error::io(format!("making the index {}", path.display())))?;
-        Self::open(path, cache_capacity)
+        Self::open_with(path, cache_capacity, Log::ToBeMade)
+    }
+
+    /// Gives a database that was made before there was a write-ahead log in front of it one, whatever an attempt to that was cut
+    /// short has left. Until this has returned, nothing that is acknowledged is in the log.
+    pub(super) fn upgrade(path: &Path) -> Result<()> {
+        Self::open_with(path, 1 << 20, Log::ToBeMade)?.seal()
     }
 
     /// Opens the database, and clears away first what would keep it from opening or make it lie (D6). An opening that fails
     /// may have failed to sync: the next one must not believe the pages that this one left (D8).
     pub(super) fn open(path: &Path, cache_capacity: u64) -> Result<Self> {
-        let opened = panic::catch_unwind(AssertUnwindSafe(|| Self::try_open(path, cache_capacity)))
+        Self::open_with(path, cache_capacity, Log::IsThere)
+    }
+
+    fn open_with(path: &Path, cache_capacity: u64, log: Log) -> Result<Self> {
+        let opened = panic::catch_unwind(AssertUnwindSafe(|| Self::try_open(path, cache_capacity, log)))
             .unwrap_or_else(|_| {
                 Err(damaged(
                     &format!("the index {}", path.display()),
                     "sled gave up, its reason is on stderr",
                 ))
             });
-        if opened.is_err()
-            && let Ok(file) = File::open(path.join("db"))
-        {
-            forget_pages(&file);
+        if opened.is_err() {
+            for file in ["db", wal::FILE].iter().flat_map(|name| File::open(path.join(name))) {
+                forget_pages(&file);
+            }
         }
         opened
     }
 
-    fn try_open(path: &Path, cache_capacity: u64) -> Result<Self> {
+    fn try_open(path: &Path, cache_capacity: u64, log: Log) -> Result<Self> {
         let failed = |error: io::Error| Error::io(format!("opening the index {}", path.display()))(error);
         remove_torn_snapshots(path).map_err(failed)?;
         let file = path.join("db");
@@ -109,24 +125,36 @@ impl Index {
             let opened = handles.db()?.open_tree(tree.name());
             handles.trees.insert(tree, opened.map_err(|error| index_error("opening the index", error))?);
         }
+        let (wal, window) = open_wal(path, &handles, log)?;
         let index = Self {
             waker,
             handles,
             on_disk,
-            entered: AtomicUsize::new(0),
+            wal,
+            memtable: Memtable::default(),
             most_entered: AtomicUsize::new(0),
-            synced: AtomicU64::new(0),
-            mark_due: AtomicBool::new(true),
             path: path.to_owned(),
         };
-        let synced = index.handles.db()?.get(SYNCED_KEY);
-        let synced = synced.map_err(|error| index_error("opening the index", error))?;
-        let number = synced.and_then(|value| schema::number_of_synced(&value)).unwrap_or(0);
-        index.synced.store(number, Ordering::Relaxed);
-        // Recovery and new trees wrote; nothing may stand on that before it is durable.
-        index.sync()?;
+        index.take_over(&window)?;
         sync_folder(path).map_err(failed)?;
         Ok(index)
+    }
+
+    /// Has sled make the changes of the window that was open last. It may have begun to before: that the log says of each entry what it
+    /// was to be in the end, so that whatever sled has of it, this is the outcome.
+    fn take_over(&self, window: &Window) -> Result<()> {
+        for record in &window.records {
+            let mut changes = Changes::new();
+            for (tree, key, value) in record {
+                match value {
+                    Some(value) => changes.set_value(*tree, key.clone(), value.clone()),
+                    None => changes.remove(*tree, key.clone()),
+                }
+            }
+            self.memtable.apply(&changes);
+        }
+        // sled's own recovery and new trees wrote as well; nothing may stand on that before it is durable.
+        self.empty_into_sled(window.number)
     }
 
     fn tree(&self, tree: Tree) -> Result<&::sled::Tree> {
@@ -134,6 +162,9 @@ impl Index {
     }
 
     pub(super) fn value(&self, tree: Tree, key: &[u8]) -> Result<Option<IVec>> {
+        if let Some(newest) = self.memtable.get(tree, key) {
+            return Ok(newest);
+        }
         self.tree(tree)?.get(key).map_err(|error| index_error("reading the index", error))
     }
 
@@ -142,15 +173,24 @@ impl Index {
     }
 
     pub(super) fn contains(&self, tree: Tree, key: &[u8]) -> Result<bool> {
-        self.tree(tree)?.contains_key(key).map_err(|error| index_error("reading the index", error))
+        self.value(tree, key).map(|value| value.is_some())
     }
 
     /// The first and the last key of a tree.
     pub(super) fn ends(&self, tree: Tree) -> Result<Option<(IVec, IVec)>> {
-        let failed = |error| index_error("reading the index", error);
-        let tree = self.tree(tree)?;
-        let (first, last) = (tree.first().map_err(failed)?, tree.last().map_err(failed)?);
-        Ok(first.zip(last).map(|((first, _), (last, _))| (first, last)))
+        let mut newest = self.memtable.range(tree, &Bound::Unbounded, &[]);
+        let Some(first) = self.scan(tree, &[], None)?.next().transpose()? else { return Ok(None) };
+        let mut last = None;
+        for entry in self.tree(tree)?.iter().rev() {
+            let (key, _) = entry.map_err(|error| index_error("reading the index", error))?;
+            if newest.binary_search_by(|(newer, _)| newer.cmp(&key)).is_err() {
+                last = Some(key);
+                break;
+            }
+        }
+        newest.retain(|(_, value)| value.is_some());
+        let last = last.max(newest.pop().map(|(key, _)| key));
+        Ok(last.map(|last| (first.0, last)))
     }
 
     /// The entries whose keys begin with `prefix`, after the key `prefix + after` where one is given.
@@ -165,63 +205,61 @@ impl Index {
             None => Bound::Included(prefix.to_vec()),
         };
         let prefix = prefix.to_vec();
+        // First what may be on its way into sled.
+        let newest = self.memtable.range(tree, &start, &prefix);
         let entries = self.tree(tree)?.range((start, Bound::Unbounded));
-        Ok(entries
+        let entries = entries
             .map(|entry| entry.map_err(|error| index_error("reading the index", error)))
-            .take_while(move |entry| entry.as_ref().map_or(true, |(key, _)| key.starts_with(&prefix))))
+            .take_while(move |entry| entry.as_ref().map_or(true, |(key, _)| key.starts_with(&prefix)));
+        Ok(Merged::new(newest, entries))
     }
 
     /// Makes changes, all or none of them. Readers see them at once; they are durable after the next [`Index::sync`].
     pub(super) fn apply(&self, changes: &Changes) -> Result<()> {
-        if self.mark_due.load(Ordering::Relaxed) {
-            self.mark()?;
-        }
-        self.count(changes.size());
-        let mut batches: BTreeMap<Tree, Batch> = BTreeMap::new();
-        for (tree, key, value) in changes.entries() {
-            let batch = batches.entry(tree).or_default();
-            match value {
-                Some(value) => batch.insert(key, value),
-                None => batch.remove(key),
-            }
-        }
-        let mut trees = Vec::with_capacity(batches.len());
-        for tree in batches.keys() {
-            trees.push(self.tree(*tree)?);
-        }
-        if trees.is_empty() {
+        if changes.is_empty() {
             return Ok(());
         }
-        let outcome = trees.as_slice().transaction(|trees| {
-            for (tree, batch) in trees.iter().zip(batches.values()) {
-                tree.apply_batch(batch)?;
-            }
-            Ok::<(), ConflictableTransactionError<()>>(())
-        });
-        outcome.map_err(|error| match error {
-            TransactionError::Storage(error) => index_error("writing the index", error),
-            TransactionError::Abort(()) => damaged("the index", "a transaction was refused"),
-        })
-    }
-
-    fn count(&self, size: usize) {
-        let entered = self.entered.fetch_add(size, Ordering::Relaxed) + size;
-        self.most_entered.fetch_max(entered, Ordering::Relaxed);
-    }
-
-    /// Notes in the log that all which was synced before this is synced (D10).
-    fn mark(&self) -> Result<()> {
-        let number = self.synced.load(Ordering::Relaxed).saturating_add(1);
-        self.note(SYNCED_KEY, Some(&schema::synced_value(number)))?;
-        self.synced.store(number, Ordering::Relaxed);
-        self.mark_due.store(false, Ordering::Relaxed);
+        if self.memtable.size() + changes.size() > WINDOW - MARK_SIZE || !self.wal.has_room(changes) {
+            self.turn()?;
+        }
+        self.wal.append(changes).map_err(Error::io(WRITING_WAL))?;
+        self.memtable.apply(changes);
+        self.count();
         Ok(())
+    }
+
+    fn count(&self) {
+        self.most_entered.fetch_max(self.memtable.size() + MARK_SIZE, Ordering::Relaxed);
+    }
+
+    /// Ends the window: sled has durably what it says, and the next one begins.
+    pub(super) fn turn(&self) -> Result<()> {
+        // sled hears of nothing that is not durable: it makes each change by itself, and a power cut may leave any part of them.
+        let number = self.wal.close().map_err(Error::io(WRITING_WAL))?;
+        self.empty_into_sled(number)?;
+        self.wal.begin_next();
+        Ok(())
+    }
+
+    /// Has sled make the changes of a window, durably, with a mark in front of them: what stands before it in sled's log was synced (D10).
+    fn empty_into_sled(&self, number: u64) -> Result<()> {
+        if self.mark()? < number {
+            self.note(SYNCED_KEY, Some(&schema::synced_value(number)))?;
+        }
+        self.memtable.each(|tree, key, value| self.put(tree, key, value))?;
+        self.sync_sled()?;
+        self.memtable.clear();
+        Ok(())
+    }
+
+    /// The number of the last mark.
+    fn mark(&self) -> Result<u64> {
+        last_mark(self.handles.db()?)
     }
 
     /// Sets or removes an entry of the index's own.
     fn note(&self, key: &[u8], value: Option<&[u8]>) -> Result<()> {
         let db = self.handles.db()?;
-        self.count(key.len() + value.map_or(0, <[u8]>::len) + Changes::OVERHEAD);
         let outcome = match value {
             Some(value) => db.insert(key, value),
             None => db.remove(key),
@@ -232,33 +270,32 @@ impl Index {
     /// Makes durable what was changed, and that it is, when nothing else will be: what goes bad of it from now on, or missing, is
     /// found at the next opening (D10).
     pub(super) fn seal(&self) -> Result<()> {
-        self.sync()?;
+        self.turn()?;
         // The marks are not to go bad with the block that has the end of what they vouch for; nor are they looked for in a page
         // as long as this.
         self.note(SEAL_KEY, Some(&[0; schema::MAX_VALUE]))?;
         self.note(SEAL_KEY, None)?;
         // What stands before the first mark is told by the second.
-        for _ in 0..2 {
-            self.mark()?;
-            self.sync()?;
-        }
-        gaps::note_sealed(&self.path, self.synced.load(Ordering::Relaxed))
+        self.turn()?;
+        self.turn()?;
+        gaps::note_sealed(&self.path, self.mark()?)
             .and_then(|()| sync_folder(&self.path))
             .map_err(Error::io("sealing the index"))
     }
 
-    /// Sets or removes one entry of an index that is no store's yet: see [`Rewrite`](super::rewrite::Rewrite).
+    /// Sets or removes one entry of sled's. Of an index that is a store's, only what is in the log.
     pub(super) fn put(&self, tree: Tree, key: &[u8], value: Option<&[u8]>) -> Result<()> {
         let tree = self.tree(tree)?;
         let outcome = match value {
             Some(value) => tree.insert(key, value),
             None => tree.remove(key),
         };
-        outcome.map(drop).map_err(|error| index_error("writing a new index", error))
+        outcome.map(drop).map_err(|error| index_error("writing the index", error))
     }
 
-    /// Makes durable what [`Index::put`] brought. The file is synced before sled is asked to flush too: sled holds a lock meanwhile
-    /// that every store in the process shares, and is to find as little left to do as can be.
+    /// Makes durable what [`Index::put`] brought into an index that is no store's yet: see [`Rewrite`](super::rewrite::Rewrite). The
+    /// file is synced before sled is asked to flush too: sled holds a lock meanwhile that every store in the process shares, and is to
+    /// find as little left to do as can be.
     pub(super) fn settle(&self) -> Result<()> {
         self.on_disk.file.sync_data().map_err(Error::io("syncing a new index"))?;
         self.seal()
@@ -266,18 +303,19 @@ impl Index {
 
     /// Hands all changes to the system: they survive the process, and not yet the machine.
     pub(super) fn flush(&self) -> Result<()> {
-        let db = self.handles.db()?;
-        self.waker.watched(|| db.flush()).map_err(|error| index_error("flushing the index", error))?;
-        Ok(())
+        self.wal.write().map_err(Error::io(WRITING_WAL))
     }
 
-    /// Makes all changes durable (D2).
+    /// Makes all changes durable (D12).
     pub(super) fn sync(&self) -> Result<()> {
-        self.flush()?;
-        self.on_disk.sync().map_err(Error::io("syncing the index"))?;
-        self.entered.store(0, Ordering::Relaxed);
-        self.mark_due.store(true, Ordering::Relaxed);
-        Ok(())
+        self.wal.sync().map_err(Error::io("syncing the write-ahead log of the index"))
+    }
+
+    /// Makes durable what sled has (D2).
+    fn sync_sled(&self) -> Result<()> {
+        let db = self.handles.db()?;
+        self.waker.watched(|| db.flush()).map_err(|error| index_error("flushing the index", error))?;
+        self.on_disk.sync().map_err(Error::io("syncing the index"))
     }
 
     /// The most bytes that ever entered between two data syncs (D4).
@@ -290,6 +328,7 @@ impl Index {
     /// took them: what is opened next is what the disk has (D8).
     pub(super) fn close_after_failure(self) {
         self.on_disk.failed.store(true, Ordering::Relaxed);
+        forget_pages(self.wal.file());
     }
 }
 
@@ -344,6 +383,61 @@ impl Drop for Handles {
         let (db, trees) = (self.db.take(), std::mem::take(&mut self.trees));
         let _ = panic::catch_unwind(AssertUnwindSafe(move || drop((trees, db))));
     }
+}
+
+const WRITING_WAL: &str = "writing the write-ahead log of the index";
+
+fn last_mark(db: &Db) -> Result<u64> {
+    let mark = db.get(SYNCED_KEY).map_err(|error| index_error("reading the index", error))?;
+    Ok(mark.and_then(|value| schema::number_of_synced(&value)).unwrap_or(0))
+}
+
+/// Whether an index has its write-ahead log already.
+#[derive(Clone, Copy)]
+enum Log {
+    IsThere,
+    ToBeMade,
+}
+
+/// The log in front of sled, and the window that was open last.
+fn open_wal(path: &Path, handles: &Handles, log: Log) -> Result<(Wal, Window)> {
+    let failed =
+        |error| Error::io(format!("opening the write-ahead log of the index {}", path.display()))(error);
+    let (db, mark) = (handles.db()?, last_mark(handles.db()?)?);
+    if matches!(log, Log::ToBeMade) {
+        let (wal, id) = Wal::create(path, mark).map_err(failed)?;
+        sync_folder(path).map_err(failed)?;
+        let noted = db.insert(WAL_KEY, &schema::wal_value(id)).map(drop);
+        noted.map_err(|error| index_error("opening the index", error))?;
+        return Ok((wal, Window { number: mark, ..Window::default() }));
+    }
+    let bad = |reason: &str| damaged(&format!("the index {}", path.display()), reason);
+    let id = db.get(WAL_KEY).map_err(|error| index_error("opening the index", error))?;
+    // sled takes a log that it cannot read for an empty one.
+    let id = id.ok_or_else(|| bad("sled finds nothing in its file \"db\""))?;
+    let id = schema::wal_of_value(&id)?;
+    let window = match wal::read(path, Some(id)) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Err(bad("its file \"wal\" is missing")),
+        Err(error) if [ErrorKind::InvalidData, ErrorKind::UnexpectedEof].contains(&error.kind()) => {
+            return Err(bad("its file \"wal\" has a record that this version cannot read"));
+        }
+        window => window.map_err(failed)?,
+    };
+    let window = window.ok_or_else(|| bad("its file \"wal\" is not the one that it had, or went bad"))?;
+    if let Some(offset) = window.gap {
+        return Err(bad(&format!("byte {offset} of its file \"wal\" went bad after it was written")));
+    }
+    // The mark is written when sled takes over the window, and the next one begins when sled has done so.
+    if window.number < mark {
+        return Err(bad("its file \"wal\" is older than its file \"db\", or went bad"));
+    }
+    if window.number > mark.saturating_add(1) {
+        return Err(bad(
+            "its file \"db\" is older than its file \"wal\", or lacks the end of what was written",
+        ));
+    }
+    let wal = Wal::open(path, id, window.number).map_err(failed)?;
+    Ok((wal, window))
 }
 
 /// D6: sled takes a half-written snapshot for the newest one and refuses to open.

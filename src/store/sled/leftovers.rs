@@ -10,9 +10,10 @@ use uuid::Uuid;
 
 use super::changes::Changes;
 use super::content;
-use super::desk::{Desk, WINDOW};
+use super::desk::Desk;
 use super::folder;
 use super::index::Index;
+use super::index::WINDOW;
 use super::keep;
 use super::room::blocks;
 use super::schema::{self, Content, Kept, Leftover, Placement, Timestamp, Tree};

@@ -1,6 +1,6 @@
 //! The durable store: records and small content in sled, larger content in files that never move.
 //!
-//! DESIGN.md argues the rules (D1 to D11) that the code in here refers to.
+//! DESIGN.md argues the rules (D1 to D12) that the code in here refers to.
 
 mod accounts;
 mod carry;
@@ -30,6 +30,7 @@ mod log;
 mod making;
 mod manifests;
 mod map;
+mod memtable;
 mod opened;
 mod options;
 mod orphans;
@@ -54,6 +55,7 @@ mod usage;
 mod verify;
 mod waiting;
 mod waker;
+mod wal;
 mod writer;
 
 #[cfg(test)]

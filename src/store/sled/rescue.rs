@@ -30,9 +30,9 @@ use super::making::Beside;
 use super::progress::{Steps, Watch};
 use super::restore::{copy_tree, lock_shared};
 use super::rewrite::Rewrite;
-use super::salvage::{Salvaged, salvage};
+use super::salvage::{Salvaged, catch_up, salvage};
 use super::schema::{
-    self, Content, Kept, Leftover, Manifest as Recorded, Placement, Tag as RecordedTag, Tree, Upload,
+    self, Content, FORMAT, Kept, Leftover, Manifest as Recorded, Placement, Tag as RecordedTag, Tree, Upload,
 };
 use super::snapshot::options_of_a_copy;
 use super::store::Sled;
@@ -115,7 +115,8 @@ pub fn rescue(
         return Err(Error::NoStore(old.to_owned()));
     }
     let old = &old.canonicalize().map_err(Error::io(format!("looking up the folder {}", old.display())))?;
-    if let Err(error @ Error::FormatVersion { .. }) = folder::check_format(old) {
+    let format = folder::check_format(old);
+    if let Err(error @ Error::FormatVersion { .. }) = format {
         return Err(error);
     }
     let _lock = lock_shared(old)?;
@@ -139,6 +140,10 @@ pub fn rescue(
                     "sled's log has damaged places; behind them {carved} more records and chunks could be read"
                 ));
             }
+        }
+        // Last, as it has the last word.
+        if !matches!(format, Ok(format) if format < FORMAT) {
+            catch_up(&copy, &readable, &mut salvaged)?;
         }
         salvaged
     } else {

@@ -13,9 +13,11 @@ use serde::{Deserialize, Serialize};
 
 use super::carry::{Carried, Carrier, Share, content_of};
 use super::folder;
+use super::index::Index;
 use super::making::Filling;
 use super::progress::Watch;
 use super::rewrite::Rewrite;
+use super::schema::FORMAT;
 use super::snapshot::{bring_files, end_sessions, options_of_a_copy};
 use crate::error::{Error, Result};
 
@@ -73,12 +75,15 @@ pub fn restore(
 ) -> Result<RestoreReport> {
     let begun = Instant::now();
     let snapshot = snapshot.as_ref();
-    folder::check_format(snapshot)?;
+    let format = folder::check_format(snapshot)?;
     let _lock = lock_shared(snapshot)?;
     let target = Filling::begin(folder.as_ref())?;
     let index = target.path.join(folder::NEW_INDEX);
     copy_tree(&snapshot.join(folder::INDEX), &index)
         .map_err(Error::io(format!("copying the index of {}", snapshot.display())))?;
+    if format < FORMAT {
+        Index::upgrade(&index)?;
+    }
     let new = Rewrite::adopt(&index)?;
     end_sessions(&new)?;
     let share = if options.link { Share::Files } else { Share::Blocks };

@@ -4,6 +4,7 @@
 //! meets as a state that it takes for impossible, and panics. Both end the reading of one tree from one side, and nothing else.
 
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
@@ -12,13 +13,16 @@ use ::sled::{Config, Db, IVec};
 use super::index::SEGMENT_SIZE;
 use super::log;
 use super::rewrite::Rewrite;
-use super::schema::{MAX_VALUE, Tree};
+use super::schema::{MAX_VALUE, SYNCED_KEY, Tree, number_of_synced};
+use super::wal;
 use crate::error::{Error, Result};
 
 /// How much of an index could be read.
 #[derive(Debug, Default)]
 pub(super) struct Salvaged {
     pub(super) entries: u64,
+    /// The number of the last mark, if sled opened.
+    pub(super) mark: Option<u64>,
     /// What could not be read, in words. Empty if nothing was in the way.
     pub(super) damage: Vec<String>,
 }
@@ -50,6 +54,8 @@ pub(super) fn salvage(path: &Path, into: &Rewrite) -> Result<Salvaged> {
             return Ok(salvaged);
         }
     };
+    let mark = catch_unwind(AssertUnwindSafe(|| db.get(SYNCED_KEY)));
+    salvaged.mark = mark.ok().and_then(|mark| number_of_synced(&mark.ok()??));
     for tree in Tree::ALL {
         copy_tree(&db, tree, into, &mut salvaged)?;
     }
@@ -58,6 +64,39 @@ pub(super) fn salvage(path: &Path, into: &Rewrite) -> Result<Salvaged> {
         std::mem::forget(db);
     }
     Ok(salvaged)
+}
+
+/// Makes the changes of the write-ahead log of the index at `path`: they are newer than whatever sled's log has.
+pub(super) fn catch_up(path: &Path, into: &Rewrite, salvaged: &mut Salvaged) -> Result<()> {
+    let window = match wal::read(path, None) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            salvaged.damage.push("the index has no file \"wal\"".to_owned());
+            return Ok(());
+        }
+        Ok(Some(window)) => window,
+        Ok(None) => {
+            salvaged.damage.push("the index's file \"wal\" has nothing that can be read".to_owned());
+            return Ok(());
+        }
+        Err(error) => {
+            salvaged.damage.push(format!("the index's file \"wal\" cannot be read: {error}"));
+            return Ok(());
+        }
+    };
+    if salvaged.mark.is_some_and(|mark| window.number < mark) {
+        salvaged.damage.push("the index's file \"wal\" is older than its file \"db\"".to_owned());
+        return Ok(());
+    }
+    if let Some(offset) = window.gap {
+        salvaged
+            .damage
+            .push(format!("byte {offset} of the index's file \"wal\" went bad after it was written"));
+    }
+    for (tree, key, value) in window.records.iter().flatten() {
+        into.put(*tree, key, value.as_deref())?;
+        salvaged.entries += u64::from(value.is_some());
+    }
+    Ok(())
 }
 
 fn remove_snapshots(path: &Path, ending: &str) {

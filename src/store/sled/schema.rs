@@ -18,6 +18,7 @@
 //! repositories-1  repository                      -> Repository    exists while a counter is above zero
 //! meta-1          name                            -> Uptime, Totals, Verifying, Cut, Receivers
 //! (sled's own)    synced                          -> number        what stands before it in the log was synced (D10)
+//! (sled's own)    wal                             -> number        whose write-ahead log is the index's (D12)
 //! ```
 //!
 //! A digest is one byte for the algorithm and then the raw hash, so that the order of keys is the order of the text forms and
@@ -42,7 +43,10 @@ pub(super) use keys::*;
 use keys::{push_digest, take_digest};
 
 /// The format of the data folder as a whole. It is raised when a tree's name or the layout of the folder changes.
-pub(super) const FORMAT: u32 = 3;
+pub(super) const FORMAT: u32 = 4;
+
+/// The format before, whose index has no write-ahead log: opening the store gives it one, and it is of the new format from then on.
+pub(super) const FORMAT_WITHOUT_WAL: u32 = 3;
 
 /// The longest value in any tree (D1).
 pub(super) const MAX_VALUE: usize = 4096;

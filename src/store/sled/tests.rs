@@ -14,7 +14,7 @@ use std::io::Write as _;
 use std::path::Path;
 
 use super::changes::Changes;
-use super::desk::WINDOW;
+use super::index::WINDOW;
 use super::schema::{self, Tree, Upload as Record};
 use super::writer::Terms;
 use super::{Inline, Options, Sled};

@@ -193,6 +193,18 @@ pub(in crate::store::sled) fn number_of_synced(value: &[u8]) -> Option<u64> {
     value.try_into().ok().map(u64::from_be_bytes)
 }
 
+/// Whose write-ahead log is the index's.
+pub(in crate::store::sled) const WAL_KEY: &[u8] = b"\0wal";
+
+/// The value at [`WAL_KEY`].
+pub(in crate::store::sled) const fn wal_value(id: u64) -> [u8; 8] {
+    id.to_le_bytes()
+}
+
+pub(in crate::store::sled) fn wal_of_value(value: &[u8]) -> Result<u64> {
+    value.try_into().map(u64::from_le_bytes).map_err(|_| damaged("the index", "its log has no number"))
+}
+
 /// The repository that a key begins with, and what follows.
 fn of_repository(tree: Tree, key: &[u8]) -> Result<(RepositoryName, &[u8])> {
     let parts = || {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::{entries, folder, most_entered, noise, push, repository};
 use crate::oci::{Algorithm, Manifest, MediaType, Tag};
-use crate::store::sled::desk::WINDOW;
+use crate::store::sled::index::WINDOW;
 use crate::store::sled::schema::{self, Tree};
 use crate::store::sled::{
     CollectOptions, Durability, EventKind, EventPage, Events, FaultKind, Options, Retention, Sled,
@@ -219,7 +219,10 @@ fn a_damaged_event_is_counted_and_found_by_verification() {
     let folder = folder();
     let store = open(folder.path());
     push_some(&store, 0..3);
-    let damaged = store.0.core.read(|index| index.put(Tree::Events, &schema::event_key(2), Some(b"?")));
+    let damaged = store.0.core.read(|index| {
+        index.turn()?;
+        index.put(Tree::Events, &schema::event_key(2), Some(b"?"))
+    });
     damaged.unwrap();
     let page = all(&store);
     assert_eq!((numbers(&page), page.missing, page.up_to), (vec![1, 3], 1, 3));
