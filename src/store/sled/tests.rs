@@ -8,6 +8,7 @@ mod forged;
 mod hot;
 mod leftovers;
 mod verify;
+mod windows;
 
 use std::fs;
 use std::io::Write as _;

@@ -240,8 +240,12 @@ pub(super) fn read(folder: &Path, id: Option<u64>) -> io::Result<Option<Window>>
     let length = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX).min(bytes.len());
     bytes.truncate(length);
     file.read_exact_at(&mut bytes, 0)?;
-    let areas = [(0, bytes.get(..AREA.min(length))), (AREA, bytes.get(AREA.min(length)..))]
-        .map(|(start, bytes)| (start, bytes.unwrap_or_default()));
+    parse(&bytes, id)
+}
+
+fn parse(bytes: &[u8], id: Option<u64>) -> io::Result<Option<Window>> {
+    let (first_area, second_area) = bytes.split_at(AREA.min(bytes.len()));
+    let areas = [(0, first_area), (AREA, second_area)];
     let first = |(_, bytes): &(usize, &[u8])| Head::read(bytes, 0).map(|(head, ..)| head);
     let id = match id {
         Some(id) => id,
@@ -325,11 +329,6 @@ mod tests {
         (wal, id, bytes)
     }
 
-    fn read_bytes(folder: &Path, id: u64, bytes: &[u8]) -> Option<Window> {
-        std::fs::write(folder.join(FILE), bytes).unwrap();
-        read(folder, Some(id)).unwrap()
-    }
-
     #[test]
     fn what_was_written_is_read_and_nothing_of_an_earlier_window() {
         let folder = tempfile::tempdir().unwrap();
@@ -361,7 +360,7 @@ mod tests {
             for bit in 0..8 {
                 let mut bytes = good.clone();
                 bytes[at] ^= 1 << bit;
-                let found = read_bytes(folder.path(), id, &bytes);
+                let found = parse(&bytes, Some(id)).unwrap();
                 let Some(found) = found else { panic!("nothing is left") };
                 // What fills a record up to its end says nothing.
                 let same = values(&found) == [b"first".to_vec(), b"second".to_vec(), b"third".to_vec()];
@@ -394,7 +393,7 @@ mod tests {
                     bytes[*at..][..512].copy_from_slice(&after[*at..][..512]);
                 }
             }
-            let found = read_bytes(folder.path(), id, &bytes).unwrap();
+            let found = parse(&bytes, Some(id)).unwrap().unwrap();
             assert_eq!(found.gap, None);
             let whole = values(&found);
             assert_eq!(whole[0], b"durable");
@@ -416,7 +415,8 @@ mod tests {
         let begin = area(LAST + 1);
         let first = HEAD + 8;
         torn[begin..begin + first].copy_from_slice(&before[begin..begin + first]);
-        assert_eq!(read_bytes(folder.path(), id, &torn).unwrap().number, LAST);
+        assert_eq!(parse(&torn, Some(id)).unwrap().unwrap().number, LAST);
+        std::fs::write(folder.path().join(FILE), torn).unwrap();
         let again = Wal::open(folder.path(), id, LAST).unwrap();
         again.append(&changes(b"other")).unwrap();
         again.sync().unwrap();
@@ -446,7 +446,7 @@ mod tests {
                 head.seal(&mut record).unwrap();
                 forged[area(LAST + 1) + at..][..record.len()].copy_from_slice(&record);
             }
-            let found = read_bytes(folder.path(), id, &forged).unwrap();
+            let found = parse(&forged, Some(id)).unwrap().unwrap();
             assert_eq!(found.gap.is_some(), is_taken, "{found:?}");
             assert_eq!(values(&found).len() == 1, !is_taken);
         }
