@@ -403,6 +403,24 @@ mod tests {
         assert_eq!(seen, [true; 4]);
     }
 
+    /// A power cut in the first write of a window: the one before it, which the disk has, is the last word.
+    #[test]
+    fn the_window_before_is_there_until_the_next_one_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let (wal, id, _) = written(folder.path(), &[b"first", b"second"]);
+        for number in [LAST + 2, LAST + 3] {
+            let before = read(folder.path(), Some(id)).unwrap().unwrap();
+            wal.begin_next();
+            wal.append(&changes(b"first")).unwrap();
+            wal.append(&changes(b"second")).unwrap();
+            wal.write().unwrap();
+            let mut torn = std::fs::read(folder.path().join(FILE)).unwrap();
+            assert_eq!(parse(&torn, Some(id)).unwrap().unwrap().number, number);
+            torn[area(number) + HEAD + 1] ^= 1;
+            assert_eq!(parse(&torn, Some(id)).unwrap().unwrap(), before);
+        }
+    }
+
     /// The first attempt at a window left its second record, and the second attempt's first one ends just in front of it.
     #[test]
     fn what_an_earlier_attempt_at_a_window_left_does_not_count() {
