@@ -6,7 +6,7 @@ use super::schema::{self, Record, Tree};
 use crate::error::Result;
 
 /// A set of changes, made all at once or not at all.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Changes {
     entries: Vec<(Tree, Vec<u8>, Option<Vec<u8>>)>,
     /// Records of events, which get their numbers when the changes are made.

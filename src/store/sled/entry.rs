@@ -8,7 +8,7 @@ use super::schema::{MAX_VALUE, Tree};
 pub(super) type Entry = (Tree, Vec<u8>, Option<Vec<u8>>);
 
 /// What an entry takes beside its key and value.
-pub(super) const HEAD: usize = 9;
+const HEAD: usize = 9;
 
 /// In the place of a value's length.
 const REMOVED: u32 = u32::MAX;

@@ -143,16 +143,7 @@ impl Index {
     /// Has sled make the changes of the window that was open last. It may have begun to before: that the log says of each entry what it
     /// was to be in the end, so that whatever sled has of it, this is the outcome.
     fn take_over(&self, window: &Window) -> Result<()> {
-        for record in &window.records {
-            let mut changes = Changes::new();
-            for (tree, key, value) in record {
-                match value {
-                    Some(value) => changes.set_value(*tree, key.clone(), value.clone()),
-                    None => changes.remove(*tree, key.clone()),
-                }
-            }
-            self.memtable.apply(&changes);
-        }
+        window.records.iter().for_each(|changes| self.memtable.apply(changes));
         // sled's own recovery and new trees wrote as well; nothing may stand on that before it is durable.
         self.empty_into_sled(window.number)
     }

@@ -4,12 +4,12 @@
 //! meets as a state that it takes for impossible, and panics. Both end the reading of one tree from one side, and nothing else.
 
 use std::fs::{self, File};
-use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use ::sled::{Config, Db, IVec};
 
+use super::changes::Changes;
 use super::index::SEGMENT_SIZE;
 use super::log;
 use super::rewrite::Rewrite;
@@ -69,31 +69,25 @@ pub(super) fn salvage(path: &Path, into: &Rewrite) -> Result<Salvaged> {
 /// Makes the changes of the write-ahead log of the index at `path`: they are newer than whatever sled's log has.
 pub(super) fn catch_up(path: &Path, into: &Rewrite, salvaged: &mut Salvaged) -> Result<()> {
     let window = match wal::read(path, None) {
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            salvaged.damage.push("the index has no file \"wal\"".to_owned());
-            return Ok(());
-        }
-        Ok(Some(window)) => window,
-        Ok(None) => {
-            salvaged.damage.push("the index's file \"wal\" has nothing that can be read".to_owned());
-            return Ok(());
-        }
-        Err(error) => {
-            salvaged.damage.push(format!("the index's file \"wal\" cannot be read: {error}"));
+        Ok(Some(window)) if salvaged.mark.is_none_or(|mark| window.number >= mark) => Ok(window),
+        Ok(Some(_)) => Err("is older than its file \"db\"".to_owned()),
+        Ok(None) => Err("has nothing that can be read".to_owned()),
+        Err(error) => Err(format!("cannot be read: {error}")),
+    };
+    let window = match window {
+        Ok(window) => window,
+        Err(damage) => {
+            salvaged.damage.push(format!("the index's file \"wal\" {damage}"));
             return Ok(());
         }
     };
-    if salvaged.mark.is_some_and(|mark| window.number < mark) {
-        salvaged.damage.push("the index's file \"wal\" is older than its file \"db\"".to_owned());
-        return Ok(());
-    }
     if let Some(offset) = window.gap {
         salvaged
             .damage
             .push(format!("byte {offset} of the index's file \"wal\" went bad after it was written"));
     }
-    for (tree, key, value) in window.records.iter().flatten() {
-        into.put(*tree, key, value.as_deref())?;
+    for (tree, key, value) in window.records.iter().flat_map(Changes::entries) {
+        into.put(tree, key, value)?;
         salvaged.entries += u64::from(value.is_some());
     }
     Ok(())

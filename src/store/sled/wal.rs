@@ -19,7 +19,7 @@ use std::sync::{Mutex, PoisonError};
 use uuid::Uuid;
 
 use super::changes::Changes;
-use super::entry::{self, Entry};
+use super::entry;
 
 /// The file, in the folder of the index.
 pub(super) const FILE: &str = "wal";
@@ -228,7 +228,7 @@ impl Head {
 pub(super) struct Window {
     pub(super) number: u64,
     /// What was to be changed, one record after another.
-    pub(super) records: Vec<Vec<Entry>>,
+    pub(super) records: Vec<Changes>,
     /// Where in the file something of it is missing that had been durable; what follows that is among the records all the same.
     pub(super) gap: Option<u64>,
 }
@@ -276,9 +276,12 @@ fn last_window(start: usize, bytes: &[u8], id: u64) -> io::Result<Option<Window>
         }
         (end, last) = (head.end(), *checksum);
         let mut entries = Cursor::new(entries);
-        let mut record = Vec::new();
-        while let Some(entry) = entry::read(&mut entries)? {
-            record.push(entry);
+        let mut record = Changes::new();
+        while let Some((tree, key, value)) = entry::read(&mut entries)? {
+            match value {
+                Some(value) => record.set_value(tree, key, value),
+                None => record.remove(tree, key),
+            }
         }
         window.records.push(record);
     }
@@ -315,7 +318,12 @@ mod tests {
     }
 
     fn values(window: &Window) -> Vec<Vec<u8>> {
-        window.records.iter().flatten().filter_map(|(_, _, value)| value.clone()).collect()
+        window
+            .records
+            .iter()
+            .flat_map(Changes::entries)
+            .filter_map(|(_, _, value)| value.map(<[u8]>::to_vec))
+            .collect()
     }
 
     /// A log that was closed at [`LAST`], and has then got a window of synced records; its bytes.
